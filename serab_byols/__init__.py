@@ -1,0 +1,18 @@
+"""BYOL-S speech embeddings by the HEAR 2021 common API."""
+
+from serab_byols._version import __version__
+from serab_byols.checkpoint import load_model, save_checkpoint
+from serab_byols.errors import SerabByolsError
+from serab_byols.hear import get_scene_embeddings, get_timestamp_embeddings
+from serab_byols.model import ByolsModel, create_model
+
+__all__ = [
+    "ByolsModel",
+    "SerabByolsError",
+    "__version__",
+    "create_model",
+    "get_scene_embeddings",
+    "get_timestamp_embeddings",
+    "load_model",
+    "save_checkpoint",
+]

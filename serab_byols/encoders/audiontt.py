@@ -1,0 +1,58 @@
+"""AudioNTT, the encoder of BYOL-A (arXiv 2103.06695, table II), public name ``default``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from serab_byols.encoders.base import Encoder, flatten_mel_major, mean_max
+from serab_byols.frontend import N_MELS
+
+CHANNELS = 64
+DROPOUT = 0.3
+FEATURES = CHANNELS * (N_MELS // 8)
+"""Channels times the mel bands that three halvings leave."""
+
+
+def _stage(in_channels: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(in_channels, CHANNELS, kernel_size=3, padding=1),
+        nn.BatchNorm2d(CHANNELS),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]
+
+
+class AudioNTT(Encoder):
+    """Three convolution stages, two linear layers per time step, mean plus maximum over time.
+
+    Args:
+        d: width of the linear layers and of the embedding (2048 and 512 have been published).
+    """
+
+    name = "default"
+    min_frames = 8
+
+    def __init__(self, d: int = 2048) -> None:
+        super().__init__(embedding_size=d, config={"d": d})
+        self.features = nn.Sequential(*_stage(1), *_stage(CHANNELS), *_stage(CHANNELS))
+        self.fc = nn.Sequential(
+            nn.Linear(FEATURES, d),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(d, d),
+            nn.ReLU(),
+        )
+
+    @classmethod
+    def config_from_state_dict(cls, state: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
+        if "features.0.weight" in state and "fc.0.weight" in state:
+            return {"d": int(state["fc.0.weight"].shape[0])}
+        return None
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        x = flatten_mel_major(self.features(x))  # (B, 1, 64, T) to (B, T // 8, 512)
+        return mean_max(self.fc(x))

@@ -1,0 +1,73 @@
+"""What every encoder has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from serab_byols.errors import InvalidInputError
+from serab_byols.frontend import N_MELS, SAMPLE_RATE_HZ
+
+
+class Encoder(nn.Module):
+    """Normalised log-mel spectrogram to embedding.
+
+    Shape:
+        - input: (B, 1, 64 mel, T), T of at least ``min_frames``
+        - output: (B, ``embedding_size``)
+
+    Attributes:
+        name: the public model name, as in ``load_model(path, name)``.
+        min_frames: the shortest T that leaves the encoder something to pool.
+        embedding_size: width D of the embedding; ``scene_embedding_size`` and
+            ``timestamp_embedding_size`` (HEAR 2021 common API) equal it.
+        config: constructor arguments that build the same architecture again.
+    """
+
+    name: ClassVar[str]
+    min_frames: ClassVar[int]
+    sample_rate: ClassVar[int] = SAMPLE_RATE_HZ
+
+    def __init__(self, embedding_size: int, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size
+        self.config = config
+
+    @property
+    def scene_embedding_size(self) -> int:
+        return self.embedding_size
+
+    @property
+    def timestamp_embedding_size(self) -> int:
+        return self.embedding_size
+
+    @classmethod
+    def config_from_state_dict(cls, state: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
+        """Constructor arguments read off the keys and shapes of ``state``; None if it is another encoder's."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] != N_MELS or x.shape[3] < self.min_frames:
+            raise InvalidInputError(
+                f"the {self.name!r} encoder takes a log-mel of shape (batch, 1, {N_MELS}, frames) "
+                f"with at least {self.min_frames} frames, got {tuple(x.shape)}"
+            )
+        return self.encode(x)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """The encoder proper, on an input that has been checked."""
+        raise NotImplementedError
+
+
+def flatten_mel_major(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, M, T) to (B, T, M * C): mel varies slowly, channel fast, as the published weights expect."""
+    return rearrange(x, "b c m t -> b t (m c)")
+
+
+def mean_max(x: torch.Tensor) -> torch.Tensor:
+    """(B, T, D) to (B, D): mean over time plus maximum over time (BYOL-A, arXiv 2103.06695, IV-B)."""
+    return x.mean(dim=1) + x.amax(dim=1)

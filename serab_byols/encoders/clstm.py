@@ -1,0 +1,51 @@
+"""CLSTM: convolutions and a bidirectional LSTM (doi 10.1515/jisys-2018-0372), public name ``clstm``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from serab_byols.encoders.base import Encoder, flatten_mel_major
+
+CHANNELS = 256
+HIDDEN = 512
+MELS_AFTER_CONVOLUTIONS = 14
+
+
+class CLSTM(Encoder):
+    """Two convolution stages, a bidirectional LSTM, and a linear layer on its last time step.
+
+    At the last step the forward direction has seen everything and the backward direction one
+    frame; the published architecture is that way, and so are its weights' shapes.
+    """
+
+    name = "clstm"
+    min_frames = 10
+
+    def __init__(self) -> None:
+        super().__init__(embedding_size=2 * HIDDEN, config={})
+        self.conv = nn.Sequential(
+            nn.Conv2d(1, CHANNELS, kernel_size=9, padding=1),  # 64 mels to 58, T to T - 6
+            nn.BatchNorm2d(CHANNELS),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(CHANNELS, CHANNELS, kernel_size=(4, 3), padding=1),  # 29 mels to 28
+            nn.BatchNorm2d(CHANNELS),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+        self.bilstm = nn.LSTM(
+            CHANNELS * MELS_AFTER_CONVOLUTIONS, HIDDEN, batch_first=True, bidirectional=True
+        )
+        self.fc_final = nn.Sequential(nn.Linear(2 * HIDDEN, 2 * HIDDEN), nn.ReLU())
+
+    @classmethod
+    def config_from_state_dict(cls, state: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
+        return {} if "bilstm.weight_ih_l0" in state and "conv.0.weight" in state else None
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        steps, _ = self.bilstm(flatten_mel_major(self.conv(x)))  # (B, T'', 1024)
+        return self.fc_final(steps[:, -1])

@@ -1,0 +1,33 @@
+"""One family of exceptions, so that ``except SerabByolsError`` catches whatever this library raises on purpose."""
+
+
+class SerabByolsError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class InvalidInputError(SerabByolsError, ValueError):
+    """An argument has the wrong shape, type, range or name; the message says what came and what was expected."""
+
+
+class CheckpointError(SerabByolsError, ValueError):
+    """A checkpoint file is corrupt, foreign, of another encoder, or written by a newer format."""
+
+
+class CheckpointNotFoundError(SerabByolsError, FileNotFoundError):
+    """No checkpoint lies where one was looked for."""
+
+
+class AudioFileError(SerabByolsError, OSError):
+    """An audio file is missing, unreadable, empty, or shorter than the requested segment."""
+
+
+class MissingExtraError(SerabByolsError, ImportError):
+    """An optional package is needed; the message has the pip line that installs it."""
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
+    """The error for an optional ``package`` that does not import, with the way to get it."""
+    return MissingExtraError(
+        f"{purpose} needs the package {package!r}, which cannot be imported here. "
+        f"Install it with: pip install 'serab-byols[{extra}]'"
+    )

@@ -1,0 +1,38 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def replaced_whole(path: Path) -> Iterator[Path]:
+    """A scratch path beside ``path`` that takes its place when the block ends without an error.
+
+    The scratch file is in the same folder, so that the renaming is atomic; it is removed if the
+    block fails, and what was at ``path`` stays.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        yield scratch
+        os.chmod(scratch, _mode_for(path))
+        os.replace(scratch, path)
+    finally:
+        with suppress(FileNotFoundError):
+            scratch.unlink()
+
+
+def _mode_for(path: Path) -> int:
+    """Permissions of the file that is replaced, or what a new file gets; mkstemp's are private."""
+    try:
+        return path.stat().st_mode & 0o7777
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask

@@ -1,0 +1,108 @@
+"""What a user points at (files, folders, CSV lists) as a list of segments to embed."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from serab_byols.audio import AUDIO_SUFFIXES
+from serab_byols.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A file, or the part of it from ``start_s`` to ``end_s`` seconds.
+
+    Attributes:
+        file: the name as given or found, which tables carry.
+        path: where the file lies.
+        problem: why it cannot be embedded, where that is known beforehand.
+    """
+
+    file: str
+    path: Path
+    start_s: float | None = None
+    end_s: float | None = None
+    problem: str | None = None
+
+
+def as_segment(item: str | os.PathLike[str] | Segment) -> Segment:
+    """A path as a segment that is the whole file."""
+    return item if isinstance(item, Segment) else Segment(os.fspath(item), Path(item))
+
+
+def find_segments(inputs: Iterable[str]) -> list[Segment]:
+    """Segments of files, folders (searched recursively, in order of name) and CSV lists.
+
+    Raises:
+        InvalidInputError: a CSV list that cannot be read or has no ``path`` column.
+    """
+    return [segment for item in inputs for segment in _segments_of(item)]
+
+
+def _segments_of(item: str) -> Iterator[Segment]:
+    path = Path(item)
+    if path.is_dir():
+        yield from _segments_in_folder(item)
+    elif path.suffix.lower() == ".csv":
+        yield from _segments_in_csv(path)
+    else:
+        yield Segment(item, path)
+
+
+def _segments_in_folder(folder: str) -> Iterator[Segment]:
+    found = False
+    for parent, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            # Names with a leading dot are other systems' side files ("._clip.wav"), not recordings.
+            if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not name.startswith("."):
+                found = True
+                file = os.path.join(parent, name)
+                yield Segment(file, Path(file))
+    if not found:
+        yield Segment(folder, Path(folder), problem="no audio files in this folder")
+
+
+def _segments_in_csv(path: Path) -> Iterator[Segment]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if "path" not in (reader.fieldnames or ()):
+                raise InvalidInputError(
+                    f"{path} needs a column named 'path'; it has {reader.fieldnames or 'no header'}"
+                )
+            yield from (_segment_in_row(path, row) for row in reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError(f"the list {path} cannot be read: {error}") from error
+
+
+def _segment_in_row(csv_path: Path, row: dict[str, str | None]) -> Segment:
+    file = row["path"] or ""
+    path = csv_path.parent / file  # an absolute file stays as it is
+    if not file:
+        return Segment(file, path, problem=f"a row of {csv_path} has an empty path")
+    try:
+        start_s, end_s = _seconds(row, "start"), _seconds(row, "end")
+    except ValueError as error:
+        return Segment(file, path, problem=str(error))
+    return Segment(file, path, start_s, end_s)
+
+
+def _seconds(row: dict[str, str | None], column: str) -> float | None:
+    text = (row.get(column) or "").strip()
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if math.isnan(seconds):
+        raise ValueError(f"{column} is not a number of seconds: {text!r}")
+    if seconds < 0 or (column == "start" and math.isinf(seconds)):
+        raise ValueError(f"{column} must be a time within the file in seconds, got {text}")
+    return None if math.isinf(seconds) else seconds

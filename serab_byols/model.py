@@ -1,0 +1,183 @@
+"""The model: waveform, log-mel front end, normalisation, encoder, embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from serab_byols.encoders import Encoder, create_encoder
+from serab_byols.errors import InvalidInputError
+from serab_byols.frontend import (
+    HOP_SAMPLES,
+    MIN_SAMPLES,
+    SAMPLE_RATE_HZ,
+    LogMelFrontend,
+    create_frontend,
+)
+from serab_byols.normalization import (
+    Normalization,
+    Statistics,
+    averaged_statistics,
+    parse_normalization,
+    per_clip_statistics,
+    resolve_normalization,
+)
+
+
+class ByolsModel(nn.Module):
+    """A BYOL-S model (arXiv 2110.03414): waveform (B, n) at 16 kHz to embedding (B, D).
+
+    It is differentiable down to the samples, and a plain module: ``train()``, ``to()``,
+    ``state_dict()`` do what they do elsewhere. Its state dict holds the encoder alone, under
+    ``encoder.``.
+
+    Args:
+        encoder: normalised log-mel (B, 1, 64, T) to embedding (B, D).
+        frontend: waveform (B, n) to log-mel (B, 64, T).
+        normalization: see :mod:`serab_byols.normalization`; may be changed later.
+        statistics: mean and std that belong to the weights, used by ``normalization="auto"``.
+        training_facts: what is known of how the weights came to be; kept by ``save_checkpoint``.
+        source: where the weights came from, for people to read.
+
+    Attributes:
+        sample_rate: samples per second that the waveform must have, 16000.
+        embedding_size, scene_embedding_size, timestamp_embedding_size: D.
+        min_samples: shortest waveform that is not padded; shorter ones get zeros appended.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        frontend: LogMelFrontend,
+        *,
+        normalization: str | Sequence[float] = "auto",
+        statistics: Sequence[float] | None = None,
+        training_facts: dict[str, Any] | None = None,
+        source: str = "random weights",
+    ) -> None:
+        super().__init__()
+        self.frontend = frontend
+        self.encoder = encoder
+        self.statistics = _stored_statistics(statistics)
+        self.normalization = normalization
+        self.training_facts = dict(training_facts or {})
+        self.source = source
+        self.sample_rate = SAMPLE_RATE_HZ
+        self.embedding_size = encoder.embedding_size
+        self.scene_embedding_size = encoder.scene_embedding_size
+        self.timestamp_embedding_size = encoder.timestamp_embedding_size
+        self.min_samples = max(MIN_SAMPLES, (encoder.min_frames - 1) * HOP_SAMPLES)
+
+    @property
+    def normalization(self) -> Normalization:
+        """The rule as it was given: a name or a (mean, std) pair."""
+        return self._normalization
+
+    @normalization.setter
+    def normalization(self, value: str | Sequence[float]) -> None:
+        self._normalization = parse_normalization(value)
+
+    @property
+    def resolved_normalization(self) -> Normalization:
+        """The rule in force: ``"auto"`` replaced by what it stands for with these weights."""
+        return resolve_normalization(self._normalization, self.statistics)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.encoder.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the weights."""
+        return next(self.encoder.parameters()).dtype
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Embeddings (B, D), in the encoder's dtype, of waveforms (B, n), nominally in [-1, 1].
+
+        Under ``normalization="batch"`` (and ``"hear2021"``) the statistics are those of this batch.
+
+        Raises:
+            InvalidInputError: not two axes, not floating point, or no samples.
+        """
+        if waveform.ndim != 2 or waveform.shape[1] == 0 or not waveform.is_floating_point():
+            raise InvalidInputError(
+                "the model takes floating-point waveforms of shape (batch, samples) with at least "
+                f"one sample, got {waveform.dtype} of shape {tuple(waveform.shape)}"
+            )
+        log_mel = self.frontend(self.pad_short(waveform))
+        return self.encoder(self.normalize(log_mel)[:, None].to(self.dtype))
+
+    def pad_short(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Append zeros (B, n) until the front end and the encoder have their minimum."""
+        missing = self.min_samples - waveform.shape[-1]
+        return F.pad(waveform, (0, missing)) if missing > 0 else waveform
+
+    def normalize(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Scenes' log-mels (B, 64, T) by the rule in force."""
+        rule = self.resolved_normalization
+        if isinstance(rule, Statistics):
+            mean, std = rule
+        elif rule == "clip":
+            mean, std = per_clip_statistics(log_mel)
+        else:
+            mean, std = averaged_statistics([log_mel])
+        return (log_mel - mean) / std
+
+    def __repr__(self) -> str:
+        n_parameters = sum(parameter.numel() for parameter in self.encoder.parameters())
+        resolved = self.resolved_normalization
+        rule = f"({resolved.mean:g}, {resolved.std:g})" if isinstance(resolved, Statistics) else resolved
+        if self._normalization == "auto":
+            rule = f"auto, here {rule}"
+        config = "".join(f", {key}={value}" for key, value in self.encoder.config.items())
+        return (
+            f"{type(self).__name__}(\n"
+            f"  encoder: {self.encoder.name} ({type(self.encoder).__name__}{config}), "
+            f"{n_parameters:,} parameters in {self.dtype} on {self.device}\n"
+            f"  weights: {self.source}\n"
+            f"  input: mono waveform (batch, samples) at {self.sample_rate} Hz\n"
+            f"  front end: {self.frontend.name}, normalization: {rule}\n"
+            f"  output: embedding (batch, {self.embedding_size})\n"
+            ")"
+        )
+
+
+def _stored_statistics(values: Sequence[float] | None) -> Statistics | None:
+    if values is None:
+        return None
+    parsed = parse_normalization(values)
+    if not isinstance(parsed, Statistics):
+        raise InvalidInputError(f"statistics must be two numbers (mean, std), got {values!r}")
+    return parsed
+
+
+def create_model(
+    encoder: str = "default",
+    *,
+    normalization: str | Sequence[float] = "auto",
+    frontend: str = "torch",
+    device: str | torch.device = "cpu",
+    **config: Any,
+) -> ByolsModel:
+    """A model with random weights, in eval mode: a baseline, or the start of a training.
+
+    Args:
+        encoder: ``"default"`` (AudioNTT), ``"resnetish34"``, ``"clstm"`` or ``"cvt"``.
+        normalization: rule or (mean, std); see :mod:`serab_byols.normalization`.
+        frontend: ``"torch"``, ``"nnaudio"`` or ``"torchaudio"``.
+        device: where the model goes; nothing is chosen silently.
+        **config: the encoder's own arguments, such as ``d=512`` for ``"default"``.
+
+    Raises:
+        InvalidInputError: an unknown name or configuration.
+        MissingExtraError: the front end's package is not installed.
+    """
+    model = ByolsModel(
+        create_encoder(encoder, **config), create_frontend(frontend), normalization=normalization
+    )
+    return model.eval().to(device)

@@ -1,0 +1,113 @@
+"""Which mean and standard deviation a log-mel is normalised with before the encoder.
+
+The rules, by name:
+
+* ``"clip"``: the clip's own log-mel, so that an embedding depends on its clip alone;
+* ``"batch"``: shared by all clips of one call, as in the published implementation (its scenes; its
+  timestamps without the division by the number of frames);
+* ``"hear2021"``: as ``"batch"``, but timestamp statistics are divided by the number of frames of
+  the call, which reproduces the timestamp embeddings of the HEAR 2021 submission;
+* ``(mean, std)``: fixed numbers;
+* ``"auto"``: the numbers stored with the weights, or ``"clip"`` where there are none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from serab_byols.errors import InvalidInputError
+
+STD_FLOOR = 1e-3
+"""Digital silence has a standard deviation of zero; the floor keeps its embedding finite."""
+
+RULES = ("auto", "clip", "batch", "hear2021")
+
+
+class Statistics(NamedTuple):
+    """Mean and unbiased standard deviation of log-mel values."""
+
+    mean: float
+    std: float
+
+
+Normalization = str | Statistics
+
+
+def parse_normalization(value: str | Sequence[float]) -> Normalization:
+    """A rule's name, or a (mean, std) pair as :class:`Statistics`.
+
+    Raises:
+        InvalidInputError: neither; a mean that is not finite, or a std that is not positive.
+    """
+    if isinstance(value, str):
+        if value not in RULES:
+            raise InvalidInputError(
+                f"unknown normalization {value!r}; choose from {', '.join(RULES)}, or pass (mean, std)"
+            )
+        return value
+    try:
+        mean, std = (float(number) for number in value)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"normalization takes one of {', '.join(RULES)} or two numbers (mean, std), got {value!r}"
+        ) from error
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise InvalidInputError(
+            f"normalization needs a finite mean and a positive std, got ({mean}, {std})"
+        )
+    return Statistics(mean, std)
+
+
+def resolve_normalization(rule: Normalization, stored: Statistics | None) -> Normalization:
+    """What ``"auto"`` stands for; any other rule stands for itself."""
+    if rule == "auto":
+        return stored if stored is not None else "clip"
+    return rule
+
+
+def per_clip_statistics(log_mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and unbiased std of every clip of (B, 64, T), each (B, 1, 1); std is floored."""
+    std, mean = torch.std_mean(log_mel, dim=(1, 2), correction=1, keepdim=True)
+    return mean, std.clamp_min(STD_FLOOR)
+
+
+def averaged_statistics(log_mels: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``"batch"`` rule of scenes: per-clip means and stds, each averaged over all clips; scalars."""
+    per_clip = [per_clip_statistics(log_mel) for log_mel in log_mels]
+    mean = torch.cat([mean.flatten() for mean, _ in per_clip]).mean()
+    std = torch.cat([std.flatten() for _, std in per_clip]).mean()
+    return mean, std
+
+
+class RunningStatistics:
+    """Mean and unbiased std over blocks of values, in float64, without keeping the blocks.
+
+    Pairwise update of Chan, Golub and LeVeque (1983); sums of squares would cancel.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self._squares = 0.0
+
+    def update(self, block: torch.Tensor) -> None:
+        """Take in the values of a block of any shape."""
+        count = block.numel()
+        if count == 0:
+            return
+        var, mean = torch.var_mean(block.double(), correction=0)
+        delta = mean.item() - self.mean
+        total = self.count + count
+        self.mean += delta * count / total
+        self._squares += var.item() * count + delta**2 * self.count * count / total
+        self.count = total
+
+    @property
+    def statistics(self) -> Statistics:
+        """Of everything seen so far; the std is floored."""
+        variance = self._squares / max(self.count - 1, 1)
+        return Statistics(self.mean, max(math.sqrt(variance), STD_FLOOR))
