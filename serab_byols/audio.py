@@ -16,7 +16,8 @@ import soxr
 from serab_byols.errors import AudioFileError, InvalidInputError
 
 AUDIO_SUFFIXES = frozenset(
-    ".aif .aifc .aiff .au .caf .flac .mp3 .oga .ogg .opus .rf64 .snd .w64 .wav .wave".split()
+    {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga"}
+    | {".ogg", ".opus", ".rf64", ".snd", ".w64", ".wav", ".wave"}
 )
 """Endings by which audio is recognised in folders; a file named explicitly may have any."""
 
@@ -95,9 +96,7 @@ class AudioClip:
             self._file.seek(self._first)
             remaining = self._last - self._first
             while remaining > 0:
-                block = self._file.read(
-                    min(_BLOCK_FRAMES, remaining), dtype="float32", always_2d=True
-                )
+                block = self._file.read(min(_BLOCK_FRAMES, remaining), dtype="float32", always_2d=True)
                 if len(block) == 0:  # a header that promises more than the file holds
                     break
                 remaining -= len(block)
@@ -123,9 +122,7 @@ def resampled(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> Iterato
     if from_hz == to_hz:
         yield from blocks
         return
-    stream = soxr.ResampleStream(
-        from_hz, to_hz, num_channels=1, dtype="float32", quality=RESAMPLING_QUALITY
-    )
+    stream = soxr.ResampleStream(from_hz, to_hz, num_channels=1, dtype="float32", quality=RESAMPLING_QUALITY)
     for block in blocks:
         yield stream.resample_chunk(block)
     yield stream.resample_chunk(np.empty(0, np.float32), last=True)
@@ -167,7 +164,7 @@ def _mono(block: np.ndarray) -> np.ndarray:
 
 
 def _reason(path: str | os.PathLike[str], error: Exception) -> str:
-    """libsndfile says "System error." of a file that does not exist; people deserve more."""
+    """A reason for people; of a file that does not exist libsndfile only says "System error."."""
     if not os.path.exists(path):
         return "no such file"
     if os.path.isdir(path):

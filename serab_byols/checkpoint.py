@@ -8,6 +8,7 @@ unpickled that could run code.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -95,9 +96,7 @@ def load_model(
         MissingExtraError: the front end's package is not installed.
     """
     if model_name is not None and model_name not in ENCODERS:
-        raise InvalidInputError(
-            f"unknown model_name {model_name!r}; choose from {', '.join(ENCODERS)}"
-        )
+        raise InvalidInputError(f"unknown model_name {model_name!r}; choose from {', '.join(ENCODERS)}")
     parse_normalization(normalization)
     path = Path(model_file_path) if os.fspath(model_file_path) else default_checkpoint()
     checkpoint = read_checkpoint(path)
@@ -251,9 +250,7 @@ def _check_keys(
     ]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise CheckpointError(
-            f"{path} does not fit the encoder {name!r}: {'; '.join(problems[:3])}{more}"
-        )
+        raise CheckpointError(f"{path} does not fit the encoder {name!r}: {'; '.join(problems[:3])}{more}")
 
 
 def save_checkpoint(
@@ -314,3 +311,30 @@ def save_checkpoint(
 
 def _stored(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def weights_sha256(encoder: Encoder) -> str:
+    """Identity of an encoder's weights, whatever file they came in: names, shapes, float bytes."""
+    digest = hashlib.sha256()
+    for key, tensor in encoder.state_dict().items():
+        array = tensor.detach().cpu()
+        array = array.float() if array.is_floating_point() else array
+        digest.update(f"{key}|{tuple(array.shape)}|".encode())
+        digest.update(array.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe_model(model: ByolsModel) -> dict[str, Any]:
+    """What identifies a model in the table it made: JSON-serialisable."""
+    rule = model.resolved_normalization
+    return {
+        "serab_byols": __version__,
+        "encoder": model.encoder.name,
+        "encoder_config": model.encoder.config,
+        "embedding_size": model.embedding_size,
+        "weights": model.source,
+        "weights_sha256": weights_sha256(model.encoder),
+        "normalization": rule if isinstance(rule, str) else list(rule),
+        "frontend": model.frontend.name,
+        "sample_rate": model.sample_rate,
+    }

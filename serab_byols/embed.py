@@ -59,9 +59,7 @@ class _Decoded:
 ErrorHandler = Callable[[Segment, SerabByolsError], None]
 
 
-def embed_audio(
-    samples: np.ndarray | torch.Tensor, sample_rate: int, model: ByolsModel
-) -> torch.Tensor:
+def embed_audio(samples: np.ndarray | torch.Tensor, sample_rate: int, model: ByolsModel) -> torch.Tensor:
     """Scene embedding of an array at any sample rate.
 
     Args:
@@ -219,9 +217,7 @@ def _check_name(segment: Segment) -> None:
         ) from error
 
 
-def _embed_batch(
-    batch: list[_Decoded], model: ByolsModel, grid: FrameGrid | None
-) -> Iterator[Record]:
+def _embed_batch(batch: list[_Decoded], model: ByolsModel, grid: FrameGrid | None) -> Iterator[Record]:
     clips = [decoded.samples for decoded in batch]
     if grid is None:
         embeddings = get_scene_embeddings(clips, model).cpu().numpy()
@@ -229,15 +225,11 @@ def _embed_batch(
             yield Record(decoded.segment.file, decoded.start_s, decoded.end_s, embedding)
         return
     for decoded in batch:
-        frames, centres_ms = get_timestamp_embeddings(
-            [decoded.samples], model, grid.frame_ms, grid.hop_ms
-        )
+        frames, centres_ms = get_timestamp_embeddings([decoded.samples], model, grid.frame_ms, grid.hop_ms)
         yield _frames_record(decoded, grid, frames[0].cpu().numpy(), len(centres_ms[0]))
 
 
-def _frames_record(
-    decoded: _Decoded, grid: FrameGrid, embedding: np.ndarray, n_frames: int
-) -> Record:
+def _frames_record(decoded: _Decoded, grid: FrameGrid, embedding: np.ndarray, n_frames: int) -> Record:
     time = decoded.start_s + np.arange(n_frames) * (grid.hop_ms / MS_PER_S)
     half_s = grid.frame_ms / MS_PER_S / 2
     return Record(

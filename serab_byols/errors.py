@@ -1,4 +1,4 @@
-"""One family of exceptions, so that ``except SerabByolsError`` catches whatever this library raises on purpose."""
+"""One family of exceptions: ``except SerabByolsError`` catches whatever the library raises on purpose."""
 
 
 class SerabByolsError(Exception):
@@ -6,7 +6,7 @@ class SerabByolsError(Exception):
 
 
 class InvalidInputError(SerabByolsError, ValueError):
-    """An argument has the wrong shape, type, range or name; the message says what came and what was expected."""
+    """An argument has the wrong shape, type, range or name; the message says what came and what fits."""
 
 
 class CheckpointError(SerabByolsError, ValueError):

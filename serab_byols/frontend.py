@@ -142,9 +142,7 @@ class TorchFrontend(LogMelFrontend):
         blocks = []
         for first in range(0, n_frames, _BLOCK_FRAMES):
             last = min(first + _BLOCK_FRAMES, n_frames) - 1
-            blocks.append(
-                self._block(padded[:, first * HOP_SAMPLES : last * HOP_SAMPLES + N_FFT])
-            )
+            blocks.append(self._block(padded[:, first * HOP_SAMPLES : last * HOP_SAMPLES + N_FFT]))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
 
     def _block(self, padded: torch.Tensor) -> torch.Tensor:

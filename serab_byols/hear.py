@@ -54,12 +54,16 @@ def get_scene_embeddings(audio: AudioBatch, model: ByolsModel) -> torch.Tensor:
         embeddings = torch.empty(len(clips), model.scene_embedding_size, device=model.device)
         for indices in _same_length_batches(clips):
             log_mel = model.frontend(torch.stack([clips[i] for i in indices]))
-            if isinstance(rule, Statistics):
-                mean, std = rule
-            else:
-                mean, std = shared or per_clip_statistics(log_mel)
+            mean, std = _statistics(rule, log_mel) if shared is None else shared
             embeddings[indices] = encode((log_mel - mean) / std)
         return embeddings
+
+
+def _statistics(
+    rule: Normalization, log_mel: torch.Tensor
+) -> tuple[float | torch.Tensor, float | torch.Tensor]:
+    """Fixed numbers as they are, else those of each clip of (B, 64, T)."""
+    return rule if isinstance(rule, Statistics) else per_clip_statistics(log_mel)
 
 
 def _same_length_batches(clips: list[torch.Tensor]) -> Iterator[list[int]]:
@@ -104,12 +108,10 @@ def get_timestamp_embeddings(
         encode = inference_encoder(model)
         rule = _frame_statistics(clips, model, grid)
         embeddings = [_embed_frames(clip, model, encode, grid, rule) for clip in clips]
-        timestamps = [
-            torch.from_numpy(grid.timestamps_ms(len(clip))).to(model.device) for clip in clips
-        ]
+        timestamps = [torch.from_numpy(grid.timestamps_ms(len(clip))).to(model.device) for clip in clips]
         if len({len(clip) for clip in clips}) == 1:
             return torch.stack(embeddings), torch.stack(timestamps)
-        if not clips and not isinstance(audio, (list, tuple)):
+        if not clips and isinstance(audio, (torch.Tensor, np.ndarray)):
             n_frames = grid.n_frames(audio.shape[1])
             empty = torch.empty(0, n_frames, model.timestamp_embedding_size, device=model.device)
             return empty, empty[:, :, 0]
@@ -120,14 +122,8 @@ def _embed_frames(
     clip: torch.Tensor, model: ByolsModel, encode: Encode, grid: FrameGrid, rule: Normalization
 ) -> torch.Tensor:
     """Embeddings (T, D) of the frames of a clip (n,)."""
-    if isinstance(rule, Statistics):
-        mean, std = rule
-    else:
-        log_mel = model.frontend(model.pad_short(clip[None]))
-        mean, std = per_clip_statistics(log_mel)
-    embeddings = torch.empty(
-        grid.n_frames(len(clip)), model.timestamp_embedding_size, device=clip.device
-    )
+    mean, std = _clip_statistics(clip, model, rule)
+    embeddings = torch.empty(grid.n_frames(len(clip)), model.timestamp_embedding_size, device=clip.device)
     first = 0
     for frames in _frame_blocks(clip, model, grid):
         last = first + len(frames)
@@ -136,9 +132,16 @@ def _embed_frames(
     return embeddings
 
 
-def _frame_blocks(
-    clip: torch.Tensor, model: ByolsModel, grid: FrameGrid
-) -> Iterator[torch.Tensor]:
+def _clip_statistics(
+    clip: torch.Tensor, model: ByolsModel, rule: Normalization
+) -> tuple[float | torch.Tensor, float | torch.Tensor]:
+    """Fixed numbers, or those of the clip (n,) itself, not of its padded frames."""
+    if isinstance(rule, Statistics):
+        return rule
+    return per_clip_statistics(model.frontend(model.pad_short(clip[None])))
+
+
+def _frame_blocks(clip: torch.Tensor, model: ByolsModel, grid: FrameGrid) -> Iterator[torch.Tensor]:
     """The frames of a clip (n,), cut from the padded clip, as blocks (frames, samples)."""
     padded = F.pad(clip, (grid.pad_before_samples, grid.pad_after_samples))
     starts = grid.starts(len(clip))
@@ -149,9 +152,7 @@ def _frame_blocks(
         yield model.pad_short(padded[indices])
 
 
-def _frame_statistics(
-    clips: list[torch.Tensor], model: ByolsModel, grid: FrameGrid
-) -> Normalization:
+def _frame_statistics(clips: list[torch.Tensor], model: ByolsModel, grid: FrameGrid) -> Normalization:
     """The rule for frames, with the rules of the published implementation replaced by their numbers.
 
     Those take the mean and std over the log-mels of all frames of the call; ``"hear2021"`` then

@@ -121,11 +121,8 @@ class ByolsModel(nn.Module):
         """Scenes' log-mels (B, 64, T) by the rule in force."""
         rule = self.resolved_normalization
         if isinstance(rule, Statistics):
-            mean, std = rule
-        elif rule == "clip":
-            mean, std = per_clip_statistics(log_mel)
-        else:
-            mean, std = averaged_statistics([log_mel])
+            return (log_mel - rule.mean) / rule.std
+        mean, std = per_clip_statistics(log_mel) if rule == "clip" else averaged_statistics([log_mel])
         return (log_mel - mean) / std
 
     def __repr__(self) -> str:

@@ -56,9 +56,7 @@ def parse_normalization(value: str | Sequence[float]) -> Normalization:
             f"normalization takes one of {', '.join(RULES)} or two numbers (mean, std), got {value!r}"
         ) from error
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-        raise InvalidInputError(
-            f"normalization needs a finite mean and a positive std, got ({mean}, {std})"
-        )
+        raise InvalidInputError(f"normalization needs a finite mean and a positive std, got ({mean}, {std})")
     return Statistics(mean, std)
 
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -78,12 +78,16 @@ class Sink(ABC):
     def close(self) -> None:
         """Finish the file."""
 
+    @abstractmethod
+    def release(self) -> None:
+        """Let go of open files, finished or not."""
+
 
 class ParquetSink(Sink):
     """Columns file, start, end, (time,) embedding as fixed-size list of float32."""
 
-    def __init__(self, path: Path, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, path: Path, embedding_size: int, timestamps: bool, metadata: dict[str, Any]) -> None:
+        super().__init__(embedding_size, timestamps, metadata)
         self._arrow, parquet = _pyarrow()
         pa = self._arrow
         fields = [("file", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
@@ -95,14 +99,13 @@ class ParquetSink(Sink):
 
     def write(self, block: dict[str, Any]) -> None:
         values = self._arrow.array(np.ascontiguousarray(block["embedding"]).ravel())
-        lists = self._arrow.FixedSizeListArray.from_arrays(values, self.embedding_size)
-        arrays = [lists if name == "embedding" else block[name] for name in self._schema.names]
-        self._writer.write_table(self._arrow.Table.from_arrays(
-            [self._arrow.array(array) if isinstance(array, (list, np.ndarray)) else array for array in arrays],
-            schema=self._schema,
-        ))
+        block["embedding"] = self._arrow.FixedSizeListArray.from_arrays(values, self.embedding_size)
+        self._writer.write_table(self._arrow.table(block, schema=self._schema))
 
     def close(self) -> None:
+        self._writer.close()
+
+    def release(self) -> None:
         self._writer.close()
 
 
@@ -113,12 +116,12 @@ class NpzSink(Sink):
     before the first of them.
     """
 
-    def __init__(self, path: Path, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, path: Path, embedding_size: int, timestamps: bool, metadata: dict[str, Any]) -> None:
+        super().__init__(embedding_size, timestamps, metadata)
         self._path = path
         self._files: list[str] = []
         self._columns: dict[str, list[np.ndarray]] = {}
-        self._spool = tempfile.TemporaryFile(dir=path.parent)
+        self._spool = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed by release()
 
     def write(self, block: dict[str, Any]) -> None:
         self._files += block.pop("file")
@@ -141,6 +144,8 @@ class NpzSink(Sink):
             with archive.open("embedding.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(member, header)
                 shutil.copyfileobj(self._spool, member, 1 << 20)
+
+    def release(self) -> None:
         self._spool.close()
 
 
@@ -150,7 +155,10 @@ def _write_npy(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
         np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-SINKS: dict[str, type[Sink]] = {".parquet": ParquetSink, ".npz": NpzSink}
+SINKS: dict[str, Callable[[Path, int, bool, dict[str, Any]], Sink]] = {
+    ".parquet": ParquetSink,
+    ".npz": NpzSink,
+}
 
 
 def check_output(path: Path) -> None:
@@ -187,8 +195,11 @@ def open_sink(
     check_output(path)
     with replaced_whole(path) as scratch:
         sink = SINKS[path.suffix](scratch, embedding_size, timestamps, metadata)
-        yield sink
-        sink.finish()
+        try:
+            yield sink
+            sink.finish()
+        finally:
+            sink.release()
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -34,4 +34,4 @@ def create_encoder(name: str, **config: Any) -> Encoder:
         raise InvalidInputError(f"the {name!r} encoder does not take {config}: {error}") from error
 
 
-__all__ = ["ENCODERS", "CLSTM", "AudioNTT", "CvT", "Encoder", "Resnetish34", "create_encoder"]
+__all__ = ["CLSTM", "ENCODERS", "AudioNTT", "CvT", "Encoder", "Resnetish34", "create_encoder"]

@@ -47,7 +47,7 @@ class Encoder(nn.Module):
 
     @classmethod
     def config_from_state_dict(cls, state: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
-        """Constructor arguments read off the keys and shapes of ``state``; None if it is another encoder's."""
+        """Constructor arguments read off keys and shapes; None if ``state`` is another encoder's."""
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
