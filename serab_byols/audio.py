@@ -22,7 +22,12 @@ AUDIO_SUFFIXES = frozenset(
 """Endings by which audio is recognised in folders; a file named explicitly may have any."""
 
 RESAMPLING_QUALITY = "HQ"
+MAX_AMPLITUDE = 1e12
+"""Full scale is 1; integers kept as floats reach 2e9. What lies beyond is no audio (bytes read as the
+wrong type), and its power would overflow float32 and make the embedding NaN."""
+
 _BLOCK_FRAMES = 1 << 16
+_UNKNOWN_LENGTH_FRAMES = (1 << 63) - 1
 
 
 class AudioClip:
@@ -31,7 +36,7 @@ class AudioClip:
     Args:
         path: any format that libsndfile reads.
         start_s, end_s: segment in seconds; by default the whole file. An end past the file's end
-            is moved to it.
+            (infinity too) is moved to it.
 
     Raises:
         AudioFileError: missing, unreadable, without samples, or the segment lies outside of it.
@@ -45,29 +50,34 @@ class AudioClip:
     ) -> None:
         self.path = path
         try:
-            self._file = soundfile.SoundFile(os.fspath(path))
-        except (soundfile.LibsndfileError, OSError) as error:
+            self._file = soundfile.SoundFile(_system_path(path))
+        except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: a headerless .raw
             raise AudioFileError(f"{path}: {_reason(path, error)}") from error
         self.sample_rate_hz: int = self._file.samplerate
-        self._first = round((start_s or 0.0) * self.sample_rate_hz)
-        self._last = self._file.frames
-        if end_s is not None:
-            self._last = min(self._last, round(end_s * self.sample_rate_hz))
-        problem = self._segment_problem(start_s, end_s)
+        duration_s = self._file.frames / self.sample_rate_hz
+        problem = self._problem(0.0 if start_s is None else start_s, duration_s if end_s is None else end_s)
         if problem:
             self._file.close()
             raise AudioFileError(f"{path}: {problem}")
+        self._first = 0 if start_s is None else self._frame_at(start_s)
+        self._last = self._file.frames if end_s is None else self._frame_at(end_s)
 
-    def _segment_problem(self, start_s: float | None, end_s: float | None) -> str | None:
+    def _problem(self, start_s: float, end_s: float) -> str | None:
         if self._file.frames == 0:
             return "holds no samples"
-        if self._first < 0 or self._first >= self._last:
+        if self._file.frames == _UNKNOWN_LENGTH_FRAMES:
+            return "does not state its length (a stream that was never finished); encode it anew"
+        # Written so that NaN fails too.
+        if not (0 <= start_s < end_s and self._frame_at(start_s) < self._frame_at(end_s)):
             duration_s = self._file.frames / self.sample_rate_hz
             return (
-                f"the segment from {start_s or 0.0:g} to {duration_s if end_s is None else end_s:g} s "
-                f"is empty or outside of the file's {duration_s:g} s"
+                f"the segment from {start_s:g} to {end_s:g} s is empty or outside of the file's "
+                f"{duration_s:g} s"
             )
         return None
+
+    def _frame_at(self, time_s: float) -> int:
+        return round(min(time_s * self.sample_rate_hz, self._file.frames))
 
     @property
     def start_s(self) -> float:
@@ -76,34 +86,52 @@ class AudioClip:
 
     @property
     def end_s(self) -> float:
-        """End of the segment in the file, no later than the file's own."""
+        """End of the segment in the file, no later than the file's own; once read, what was there."""
         return self._last / self.sample_rate_hz
 
     def blocks(self, sample_rate_hz: int) -> Iterator[np.ndarray]:
         """The segment as mono float32 blocks (n,) at ``sample_rate_hz``; can be repeated.
 
         Raises:
-            AudioFileError: decoding fails midway, or there are values that are not finite.
+            AudioFileError: decoding fails midway, or there are values that no audio has: NaN,
+                infinity, or beyond :data:`MAX_AMPLITUDE`.
         """
         return resampled(self._mono_blocks(), self.sample_rate_hz, sample_rate_hz)
 
     def read(self, sample_rate_hz: int) -> np.ndarray:
-        """The whole segment as mono float32 (n,) at ``sample_rate_hz``."""
-        return np.concatenate(list(self.blocks(sample_rate_hz)))
+        """The whole segment as mono float32 (n,) at ``sample_rate_hz``.
+
+        Raises:
+            AudioFileError: as for :meth:`blocks`, or the segment is shorter than one sample.
+        """
+        samples = np.concatenate(list(self.blocks(sample_rate_hz)))
+        if len(samples) == 0:
+            raise AudioFileError(f"{self.path}: is shorter than one sample at {sample_rate_hz} Hz")
+        return samples
 
     def _mono_blocks(self) -> Iterator[np.ndarray]:
+        for block in self._decoded_blocks():
+            if not np.abs(block).max() <= MAX_AMPLITUDE:  # so written, NaN fails too
+                raise AudioFileError(
+                    f"{self.path}: holds samples that are NaN, infinite or beyond {MAX_AMPLITUDE:g}"
+                )
+            yield _mono(block)
+
+    def _decoded_blocks(self) -> Iterator[np.ndarray]:
+        """The segment as it is in the file, in blocks (n, channels)."""
+        remaining = self._last - self._first
         try:
             self._file.seek(self._first)
-            remaining = self._last - self._first
             while remaining > 0:
                 block = self._file.read(min(_BLOCK_FRAMES, remaining), dtype="float32", always_2d=True)
                 if len(block) == 0:  # a header that promises more than the file holds
                     break
                 remaining -= len(block)
-                yield _mono(block)
+                yield block
         except (soundfile.LibsndfileError, OSError) as error:
             raise AudioFileError(f"{self.path}: {_reason(self.path, error)}") from error
-        if remaining == self._last - self._first:
+        self._last -= remaining
+        if self._first == self._last:
             raise AudioFileError(f"{self.path}: no samples could be decoded")
 
     def close(self) -> None:
@@ -163,6 +191,11 @@ def _mono(block: np.ndarray) -> np.ndarray:
     return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
 
 
+def _system_path(path: str | os.PathLike[str]) -> str | bytes:
+    """What libsndfile opens: outside of Windows bytes, since a name need not be valid UTF-8."""
+    return os.fspath(path) if os.name == "nt" else os.fsencode(path)
+
+
 def _reason(path: str | os.PathLike[str], error: Exception) -> str:
     """A reason for people; of a file that does not exist libsndfile only says "System error."."""
     if not os.path.exists(path):
@@ -172,4 +205,6 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
     if os.path.getsize(path) == 0:
         return "is empty (0 bytes)"
     reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    if "does not exist" in reason:  # what libsndfile says of an .mp3 without a single MP3 frame
+        reason = "no audio in it"
     return f"cannot be read as audio ({reason.strip().rstrip('.')})"

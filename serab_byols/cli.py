@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,11 +33,12 @@ from serab_byols.model import ByolsModel
 from serab_byols.sinks import check_output, open_sink
 
 EXIT_OK, EXIT_BAD_FILES, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+_NEGATIVE_PAIR = re.compile(r"-[\d.][^,]*,[^,]+")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_with_negative_pairs(sys.argv[1:] if arguments is None else arguments))
     try:
         return options.run(options)
     except (SerabByolsError, OSError) as error:
@@ -45,6 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted; nothing was written")
         return EXIT_INTERRUPTED
+
+
+def _with_negative_pairs(arguments: Sequence[str]) -> list[str]:
+    """``--normalization -6,5`` as ``--normalization=-6,5``, since argparse takes -6,5 for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if _NEGATIVE_PAIR.fullmatch(argument) and joined and re.fullmatch(r"--\w[\w-]*", joined[-1]):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _say(message: str) -> None:
@@ -105,8 +118,8 @@ def _add_embed(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=_normalization,
         default="auto",
         metavar="RULE",
-        help="auto (statistics of the checkpoint, else clip), clip (each clip's own), or MEAN,STD; "
-        "write --normalization=-6,5 for a negative mean (default: auto)",
+        help="auto (statistics of the checkpoint, else clip), clip (each clip's own), or MEAN,STD "
+        "(default: auto)",
     )
     parser.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, mps, ...")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
@@ -252,7 +265,7 @@ def _info(options: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2))
         return EXIT_OK
     for name, value in facts.items():
-        print(f"{name:18}{_readable(name, value)}")
+        print(f"{name:18}{_printable(_readable(name, value))}")
     return EXIT_OK
 
 
@@ -264,6 +277,11 @@ def _readable(name: str, value: object) -> str:
     if name == "normalization" and value is None:
         return "none stored: 'auto' means each clip's own statistics"
     return f"{value:,}" if isinstance(value, int) else str(value or "-")
+
+
+def _printable(text: str) -> str:
+    """What a file says of itself may hold what moves the cursor, or what no encoding holds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -292,5 +310,6 @@ def _convert(options: argparse.Namespace) -> int:
     model = load_model(options.input)
     facts = {"converted_from": Path(options.input).name}
     save_checkpoint(model, options.output, statistics=options.statistics, training_facts=facts)
-    print(f"{options.output}: {model.encoder.name}, {model.embedding_size} numbers an embedding")
+    output = _printable(str(options.output))
+    print(f"{output}: {model.encoder.name}, {model.embedding_size} numbers an embedding")
     return EXIT_OK

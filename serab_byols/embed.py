@@ -135,6 +135,8 @@ def embed_files(
         AudioFileError: without ``on_error``: a file is missing, unreadable, empty or too short.
         InvalidInputError: a normalisation that is shared between clips, an impossible frame.
     """
+    if isinstance(paths, (str, os.PathLike)):  # a string would be taken letter by letter
+        raise InvalidInputError(f"embed_files takes a list of paths, got {paths!r}; for one use embed_file")
     check_corpus_normalization(model)
     grid = FrameGrid(frame_duration, hop_size, model.sample_rate) if timestamps else None
     return _records(paths, model, grid, on_error)
@@ -199,8 +201,6 @@ def _decode(segment: Segment, sample_rate_hz: int) -> _Decoded | SerabByolsError
         _check_name(segment)
         with AudioClip(segment.path, segment.start_s, segment.end_s) as clip:
             samples = clip.read(sample_rate_hz)
-            if not np.isfinite(samples).all():
-                raise AudioFileError(f"{segment.path}: holds NaN or infinite samples")
             return _Decoded(segment, clip.start_s, clip.end_s, samples)
     except SerabByolsError as error:
         return error

@@ -121,7 +121,8 @@ class LogMelFrontend(nn.Module):
                 return tensor.to(device=moved.device, dtype=torch.float32)
             return moved
 
-        return super()._apply(keep_precision, recurse)
+        super()._apply(keep_precision, recurse)
+        return self
 
 
 class TorchFrontend(LogMelFrontend):

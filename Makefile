@@ -1,0 +1,35 @@
+# Everything happens in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+SPEC := pyproject.toml setup.py constraints.txt
+
+.PHONY: demo test lint wheel clean
+
+demo: .venv/.demo  ## embed the example clips with the default weights
+	$(BIN)/python examples/embed_clips.py
+
+test: .venv/.dev  ## run every test
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev  ## style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: .venv/.dev  ## build dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:  ## remove what the other targets made
+	rm -rf .venv build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/bin/python $(SPEC)
+	$(PIP) -e '.[parquet]'
+	@touch $@
+
+.venv/.dev: .venv/bin/python $(SPEC)
+	$(PIP) -e '.[dev]'
+	@touch $@ .venv/.demo

@@ -1,0 +1,378 @@
+"""The HEAR functions: parity, the common API's rules, and an embedding that is its clip's alone."""
+
+import numpy as np
+import pytest
+import torch
+from parity_data import (
+    MANIFEST,
+    PUBLISHED_512,
+    assert_close_to_peak,
+    recipe_model,
+    reference,
+    voice,
+    waveform,
+)
+
+import serab_byols
+from serab_byols import get_scene_embeddings, get_timestamp_embeddings
+from serab_byols.errors import InvalidInputError
+
+VARIANTS = ["default512", "resnetish34", "clstm", "cvt"]
+variants = pytest.mark.parametrize("variant", VARIANTS)
+
+
+@pytest.fixture(scope="module")
+def models():
+    """One model an encoder with the recipe's weights; tests leave them as they are."""
+    return {variant: recipe_model(variant) for variant in VARIANTS}
+
+
+@pytest.fixture
+def published():
+    if not PUBLISHED_512.is_file():
+        pytest.skip(f"the published weights {PUBLISHED_512.name} are not here; they may not be redistributed")
+    return serab_byols.load_model(PUBLISHED_512)
+
+
+def clips_of(case):
+    return [waveform(name) for name in MANIFEST["api"][case]["clips"]]
+
+
+# --- parity ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["scene1", "scene3"])
+@pytest.mark.parametrize(
+    ("rule", "suffix"), [("batch", "upstream"), ("hear2021", "upstream"), ("clip", "per_clip")]
+)
+def test_scenes_of_the_published_weights(published, case, rule, suffix):
+    published.normalization = rule
+    expected = torch.from_numpy(reference("api")[f"{case}__{suffix}"])
+    atol = 1e-4 if case == "scene1" else 1e-2  # scene3 has a chirp, whose floor is float32 leakage
+    torch.testing.assert_close(get_scene_embeddings(clips_of(case), published), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("variant", ["resnetish34", "clstm", "cvt"])
+def test_scenes_of_the_recipe_weights(variant):
+    case = f"scene3__upstream__{variant}_recipe"
+    embeddings = get_scene_embeddings(clips_of(case), recipe_model(variant, normalization="batch"))
+    torch.testing.assert_close(embeddings, torch.from_numpy(reference("api")[case]), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("case", ["ts_1000_50", "ts_380_25"])
+@pytest.mark.parametrize(("rule", "suffix"), [("hear2021", "upstream"), ("batch", "correct")])
+def test_timestamps_of_the_published_weights(published, case, rule, suffix):
+    published.normalization = rule
+    spec, arrays = MANIFEST["api"][case], reference("api")
+    embeddings, timestamps = get_timestamp_embeddings(
+        torch.stack(clips_of(case)), published, spec["frame_ms"], spec["hop_ms"]
+    )
+    expected = torch.from_numpy(arrays[f"{case}__{suffix}"])
+    atol = 1e-5 * float(expected.max()) if rule == "hear2021" else 2e-4
+    torch.testing.assert_close(embeddings, expected, rtol=0, atol=atol)
+    np.testing.assert_array_equal(timestamps.numpy(), arrays[f"{case}__timestamps"])
+
+
+@pytest.mark.parametrize("case", ["ts_1000_50", "ts_380_25"])
+def test_timestamps_with_explicit_statistics(published, case):
+    spec, arrays = MANIFEST["api"][case], reference("api")
+    for i, clip in enumerate(clips_of(case)):
+        published.normalization = arrays[f"{case}__stats_per_clip"][i].tolist()
+        embeddings, _ = get_timestamp_embeddings(clip[None], published, spec["frame_ms"], spec["hop_ms"])
+        expected = torch.from_numpy(arrays[f"{case}__per_clip"][i : i + 1])
+        torch.testing.assert_close(embeddings, expected, rtol=0, atol=2e-4)
+
+
+@variants
+@pytest.mark.parametrize(
+    ("n_samples", "frame_ms", "hop_ms"),
+    [(5000, 1000, 50), (4000, 380, 25), (5001, 160, 33.3), (2500, 200.03, 10.03125), (700, 50, 20)],
+)
+def test_timestamps_equal_cutting_every_frame_first(models, variant, n_samples, frame_ms, hop_ms):
+    """Against the plain modules: cut frames, log-mel of each, normalise, encode."""
+    model = models[variant]
+    clip = voice(5, 12345)[:n_samples]
+    n_frame = round(frame_ms * 16)
+    padded = torch.nn.functional.pad(clip, (n_frame // 2, n_frame - n_frame // 2))
+    with torch.no_grad():
+        log_mel = model.frontend(model.pad_short(clip[None]))
+        mean, std = log_mel.mean(), log_mel.std()
+        expected, k = [], 0
+        while (start := round(k * hop_ms * 16)) <= len(clip):
+            frame = padded[start : start + n_frame][None]
+            frame = torch.nn.functional.pad(frame, (0, max(0, model.min_samples - n_frame)))
+            expected.append(model.encoder(((model.frontend(frame) - mean) / std)[:, None])[0])
+            k += 1
+    embeddings, timestamps = get_timestamp_embeddings(clip[None], model, frame_ms, hop_ms)
+    assert timestamps.shape == (1, k)
+    assert_close_to_peak(embeddings[0], torch.stack(expected))
+
+
+# --- an embedding is a function of its clip alone ------------------------------------------------
+
+
+@variants
+@pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
+def test_a_clip_embeds_alike_alone_in_a_batch_and_among_other_lengths(variant, normalization):
+    model = recipe_model(variant, normalization=normalization)
+    clips = torch.stack([voice(seed, 8000) * (1 + seed) / 4 for seed in range(32)])
+    clips[7] = 0
+    batch = get_scene_embeddings(clips, model)
+    for i in (0, 7, 31):
+        assert_close_to_peak(get_scene_embeddings(clips[i : i + 1], model)[0], batch[i])
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    assert_close_to_peak(get_scene_embeddings(clips[order], model), batch[order])
+    ragged = [voice(100, 3000), clips[0], voice(101, 12000), clips[31], voice(102, 700)]
+    mixed = get_scene_embeddings(ragged, model)
+    assert_close_to_peak(mixed[1], batch[0])
+    assert_close_to_peak(mixed[3], batch[31])
+
+
+@variants
+def test_threads_do_not_change_an_embedding(models, variant):
+    clips = [voice(1, 9000), voice(2, 9000), waveform("chirp_1s")]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = get_scene_embeddings(clips, models[variant])
+        one_frames, _ = get_timestamp_embeddings(clips[0][None], models[variant], 300, 50)
+        torch.set_num_threads(2)
+        two = get_scene_embeddings(clips, models[variant])
+        two_frames, _ = get_timestamp_embeddings(clips[0][None], models[variant], 300, 50)
+    finally:
+        torch.set_num_threads(before)
+    for i in range(len(clips)):
+        assert_close_to_peak(two[i], one[i])
+    assert_close_to_peak(two_frames, one_frames)
+
+
+def test_timestamps_of_a_clip_do_not_depend_on_its_neighbours(models):
+    model = models["default512"]
+    clips = torch.stack([voice(1, 9000), torch.zeros(9000), voice(3, 9000) * 2])
+    together, times = get_timestamp_embeddings(clips, model)
+    for i in range(3):
+        alone, alone_times = get_timestamp_embeddings(clips[i : i + 1], model)
+        assert_close_to_peak(together[i], alone[0])
+        torch.testing.assert_close(times[i], alone_times[0], rtol=0, atol=0)
+
+
+def test_batch_rule_does_depend_on_the_neighbours():
+    """What the other rules are free of, so that the tests above are known to be able to fail."""
+    model = recipe_model("default512", normalization="batch")
+    clips = torch.stack([voice(1, 9000), torch.zeros(9000)])
+    alone, together = get_scene_embeddings(clips[:1], model)[0], get_scene_embeddings(clips, model)[0]
+    assert (alone - together).abs().max() > 1e-2 * alone.abs().max()
+
+
+# --- HEAR's own rules ----------------------------------------------------------------------------
+
+
+@variants
+@pytest.mark.parametrize("duration_s", [1.07, 1.98, 2.74, 4.0])
+def test_shapes_types_and_timestamps(models, variant, duration_s):
+    model = models[variant]
+    n_samples = int(duration_s * model.sample_rate)
+    audio = torch.rand(2, n_samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    scenes = get_scene_embeddings(audio, model)
+    assert scenes.shape == (2, model.scene_embedding_size)
+    assert scenes.dtype == torch.float32
+    # Fewer clips where an encoder is slow; the rules are about times and shapes.
+    audio = audio if variant == "default512" else audio[:1, :: 1 if variant == "cvt" else 2]
+    embeddings, timestamps = get_timestamp_embeddings(audio, model)
+    n_frames = timestamps.shape[1]
+    assert embeddings.shape == (len(audio), n_frames, model.timestamp_embedding_size)
+    assert embeddings.dtype == timestamps.dtype == torch.float32
+    assert timestamps.shape == (len(audio), n_frames)
+    duration_ms = audio.shape[1] / 16
+    assert timestamps.min() >= 0
+    assert timestamps.max() <= duration_ms
+    assert timestamps[0, 0] <= 50
+    assert timestamps[0, -1] > duration_ms - 50 - 1e-3
+    steps = timestamps.diff(dim=1)
+    assert steps.mean() <= 50
+    assert (steps - steps.mean()).abs().max() < 1e-3
+    assert embeddings.isfinite().all()
+
+
+@pytest.mark.parametrize(("n_clips", "n_samples"), [(42, 32000), (21, 64000), (1, 59840)])
+def test_harness_sized_batches(models, n_clips, n_samples):
+    audio = torch.rand(n_clips, n_samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert get_scene_embeddings(audio, models["default512"]).shape == (n_clips, 512)
+
+
+@variants
+def test_the_model_is_left_as_it_was(variant):
+    model = recipe_model(variant).train()
+    model.encoder.requires_grad_(True)
+    next(model.encoder.parameters()).requires_grad_(False)
+    modes = [module.training for module in model.modules()]
+    flags = [p.requires_grad for p in model.parameters()]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    clip = voice(1, 6000)[None]
+    scenes = get_scene_embeddings(clip, model)
+    frames, _ = get_timestamp_embeddings(clip, model, 300, 100)
+    assert [module.training for module in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert model.state_dict().keys() == before.keys()
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+    # Computed as in eval mode all the same: no dropout, no batch statistics.
+    model.eval()
+    assert_close_to_peak(scenes, get_scene_embeddings(clip, model))
+    assert_close_to_peak(frames, get_timestamp_embeddings(clip, model, 300, 100)[0])
+
+
+def test_a_probe_can_be_trained_on_the_results(models):
+    with torch.inference_mode():
+        embeddings = get_scene_embeddings(voice(1, 6000)[None], models["default512"])
+        frames, _ = get_timestamp_embeddings(voice(1, 6000)[None], models["default512"])
+    for result in (embeddings, frames):
+        assert not result.is_inference()
+        assert not result.requires_grad
+    probe = torch.nn.Linear(512, 2)
+    probe(embeddings).sum().backward()
+    assert probe.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_results_are_float32_whatever_the_weights_are(dtype):
+    model = recipe_model("default512")
+    clip = voice(1, 16000)[None]
+    expected = get_scene_embeddings(clip, model)
+    model.to(dtype)
+    embeddings = get_scene_embeddings(clip, model)
+    assert embeddings.dtype == torch.float32
+    assert model.dtype == dtype
+    assert_close_to_peak(embeddings, expected, 1e-5 if dtype == torch.float64 else 3e-2)
+
+
+# --- what may come in ----------------------------------------------------------------------------
+
+
+def test_every_kind_of_audio_gives_the_same(models):
+    model = models["default512"]
+    clips = torch.stack([voice(1, 6000), voice(2, 6000)])
+    expected = get_scene_embeddings(clips, model)
+    for audio in (
+        clips.numpy(),
+        list(clips),
+        tuple(clips.numpy()),
+        [clips[0], clips[1].numpy()],
+        clips.double(),
+        clips.numpy().astype(np.float64),
+        clips.T.contiguous().T,
+        clips.clone().requires_grad_(),
+    ):
+        assert_close_to_peak(get_scene_embeddings(audio, model), expected)
+        assert_close_to_peak(
+            get_timestamp_embeddings(audio, model)[0][:, 0], get_timestamp_embeddings(clips, model)[0][:, 0]
+        )
+
+
+def test_values_beyond_one_are_computed_as_they_are():
+    model = recipe_model("default512", normalization=(-6.0, 5.0))
+    clip = voice(1, 6000)[None] * 20
+    assert clip.abs().max() > 2
+    with torch.no_grad():
+        expected = model(clip)
+    assert_close_to_peak(get_scene_embeddings(clip, model), expected)
+    clipped = get_scene_embeddings(clip.clamp(-1, 1), model)
+    assert (clipped - expected).abs().max() > 1e-2
+
+
+def test_lists_of_different_lengths_give_a_tensor_a_clip(models):
+    model = models["default512"]
+    clips = [voice(1, 8000), voice(2, 4000), voice(3, 8001)]
+    embeddings, timestamps = get_timestamp_embeddings(clips, model)
+    assert isinstance(embeddings, list)
+    assert isinstance(timestamps, list)
+    assert [tuple(e.shape) for e in embeddings] == [(11, 512), (6, 512), (11, 512)]
+    assert [tuple(t.shape) for t in timestamps] == [(11,), (6,), (11,)]
+    assert_close_to_peak(embeddings[1], get_timestamp_embeddings(clips[1][None], model)[0][0])
+
+
+def test_no_clips_give_no_embeddings(models):
+    model = models["default512"]
+    assert get_scene_embeddings([], model).shape == (0, 512)
+    assert get_scene_embeddings(torch.zeros(0, 16000), model).shape == (0, 512)
+    embeddings, timestamps = get_timestamp_embeddings(torch.zeros(0, 16000), model)
+    assert embeddings.shape == (0, 21, 512)
+    assert timestamps.shape == (0, 21)
+    assert get_timestamp_embeddings([], model) == ([], [])
+
+
+@variants
+@pytest.mark.parametrize("n_samples", [1, 2, 400, 512, 513, 1119, 1439])
+@pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
+def test_short_clips_count_as_followed_by_silence(variant, n_samples, normalization):
+    model = recipe_model(variant, normalization=normalization)
+    clip = voice(9, 2000)[:n_samples]
+    appended = torch.nn.functional.pad(clip, (0, max(0, model.min_samples - n_samples)))
+    expected = get_scene_embeddings(appended[None], model)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(get_scene_embeddings(clip[None], model), expected, rtol=0, atol=0)
+    torch.testing.assert_close(
+        model(clip[None]).detach(), expected, rtol=0, atol=float(expected.max()) * 1e-5
+    )
+    frames, timestamps = get_timestamp_embeddings(clip[None], model)
+    assert frames.shape[1] == timestamps.shape[1] == 1 + n_samples // 800
+    assert frames.isfinite().all()
+
+
+def test_minimum_lengths_are_those_of_the_specification():
+    minimum = {variant: recipe_model(variant).min_samples for variant in VARIANTS}
+    assert minimum == {"default512": 1120, "resnetish34": 513, "clstm": 1440, "cvt": 513}
+
+
+@variants
+def test_frames_shorter_than_the_encoder_can_take(models, variant):
+    embeddings, _ = get_timestamp_embeddings(voice(1, 4000)[None], models[variant], 20, 50)
+    assert embeddings.shape[1] == 6
+    assert embeddings.isfinite().all()
+
+
+@variants
+def test_silence_has_a_finite_embedding(models, variant):
+    silence = torch.zeros(1, 6000)
+    for rule in ("clip", "batch", "hear2021"):
+        models[variant].normalization = rule
+        try:
+            assert get_scene_embeddings(silence, models[variant]).isfinite().all()
+            embeddings, _ = get_timestamp_embeddings(silence, models[variant], 300, 100)
+            assert embeddings.isfinite().all()
+            if rule != "hear2021":  # whose division by the number of frames is part of it
+                assert embeddings.abs().max() < 1e3
+        finally:
+            models[variant].normalization = "auto"
+
+
+@pytest.mark.parametrize("function", [get_scene_embeddings, get_timestamp_embeddings])
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (torch.zeros(16000), r"shape \(16000,\); for one clip pass audio\[None"),
+        (torch.zeros(1, 1, 16000), r"\(1, 1, 16000\)"),
+        (torch.zeros(1, 0), "empty"),
+        ([torch.zeros(100), torch.zeros(0)], "clip 1 is empty"),
+        ([torch.zeros(1, 100)], r"clip 0 must have shape \(n_samples,\), got \(1, 100\)"),
+        (torch.zeros(1, 16000, dtype=torch.int16), "torch.int16.*32768"),
+        (np.zeros((1, 16000), np.int16), "int16.*32768"),
+        (np.zeros((1, 16000), complex), "complex"),
+        ([[0.0] * 100], "clip 0 must be a tensor or an array, got list"),
+        ("clip.wav", "got str"),
+        (None, "got NoneType"),
+        ([torch.zeros(100), torch.full((100,), torch.nan)], "clip 1 .*NaN"),
+        (torch.full((2, 100), torch.inf), "not finite"),
+    ],
+)
+def test_impossible_audio_is_refused_by_name(models, function, audio, message):
+    with pytest.raises(InvalidInputError, match=message):
+        function(audio, models["default512"])
+
+
+@pytest.mark.parametrize(
+    ("frame_ms", "hop_ms"), [(0, 50), (1000, 0), (1000, -1), (float("nan"), 50), ("a", 50)]
+)
+def test_impossible_frames_are_refused(models, frame_ms, hop_ms):
+    with pytest.raises(InvalidInputError, match=r"frame_duration|hop_size"):
+        get_timestamp_embeddings(torch.zeros(1, 16000), models["default512"], frame_ms, hop_ms)
