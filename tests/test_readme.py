@@ -1,0 +1,58 @@
+"""The README's code, run as a reader would: in order, in one folder, in one Python session."""
+
+import re
+import shlex
+import shutil
+
+import pytest
+from parity_data import ROOT
+
+from serab_byols.cli import main
+
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ELSEWHERE = ("make ", "hear-validator ", "python -m heareval")
+"""Commands of other programs; the demo and the tests are those commands themselves."""
+
+
+def blocks():
+    return BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def test_code_blocks_run(tmp_path, monkeypatch, capsys):
+    shutil.copytree(ROOT / "examples" / "clips", tmp_path / "examples" / "clips")
+    monkeypatch.chdir(tmp_path)
+    session = {}
+    n_python = n_commands = 0
+    for language, code in blocks():
+        if language == "python":
+            exec(compile(code, "README.md", "exec"), session)
+            n_python += 1
+            continue
+        for line in code.splitlines():
+            if line.startswith(ELSEWHERE):
+                continue
+            program, *arguments = shlex.split(line, comments=True)
+            assert program == "serab-byols"
+            assert main(arguments) == 0, line
+            n_commands += 1
+    assert n_python >= 4
+    assert n_commands >= 3
+    assert session["embeddings"].shape == (2, 41, 512)
+    assert session["frames"].embedding.shape == (63, 512)
+    assert session["features"].shape == (5, 512)
+    assert (tmp_path / "frames.npz").is_file()
+    assert "AudioNTT" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/hear.md"])
+def test_links_to_files_lead_somewhere(name):
+    page = ROOT / name
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_make_targets_of_the_readme_exist():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert named == {"demo", "test"}
+    assert named <= targets
