@@ -27,7 +27,8 @@ MAX_AMPLITUDE = 1e12
 wrong type), and its power would overflow float32 and make the embedding NaN."""
 
 _BLOCK_FRAMES = 1 << 16
-_UNKNOWN_LENGTH_FRAMES = (1 << 63) - 1
+_MP3_LEAD_IN_FRAMES = 16 * 1152
+"""An MP3 frame of 1152 samples takes bits from up to some ten frames before it."""
 
 
 class AudioClip:
@@ -50,7 +51,7 @@ class AudioClip:
     ) -> None:
         self.path = path
         try:
-            self._file = soundfile.SoundFile(_system_path(path))
+            self._file = _SequentialFile(_system_path(path))
         except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: a headerless .raw
             raise AudioFileError(f"{path}: {_reason(path, error)}") from error
         self.sample_rate_hz: int = self._file.samplerate
@@ -65,8 +66,6 @@ class AudioClip:
     def _problem(self, start_s: float, end_s: float) -> str | None:
         if self._file.frames == 0:
             return "holds no samples"
-        if self._file.frames == _UNKNOWN_LENGTH_FRAMES:
-            return "does not state its length (a stream that was never finished); encode it anew"
         # Written so that NaN fails too.
         if not (0 <= start_s < end_s and self._frame_at(start_s) < self._frame_at(end_s)):
             duration_s = self._file.frames / self.sample_rate_hz
@@ -121,7 +120,7 @@ class AudioClip:
         """The segment as it is in the file, in blocks (n, channels)."""
         remaining = self._last - self._first
         try:
-            self._file.seek(self._first)
+            self._go_to_first()
             while remaining > 0:
                 block = self._file.read(min(_BLOCK_FRAMES, remaining), dtype="float32", always_2d=True)
                 if len(block) == 0:  # a header that promises more than the file holds
@@ -134,6 +133,15 @@ class AudioClip:
         if self._first == self._last:
             raise AudioFileError(f"{self.path}: no samples could be decoded")
 
+    def _go_to_first(self) -> None:
+        is_mp3 = self._file.format == "MP3"
+        lead_in = min(self._first, _MP3_LEAD_IN_FRAMES) if is_mp3 else 0
+        # Only if it must: a FLAC that does not state its length cannot be sought in.
+        if self._file.tell() != self._first - lead_in:
+            self._file.seek(self._first - lead_in)
+        if lead_in:
+            self._file.read(lead_in)
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -143,6 +151,18 @@ class AudioClip:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _SequentialFile(soundfile.SoundFile):
+    """Reads on where the last read ended.
+
+    Of a file that can be sought in, soundfile seeks to that place after every read. In an MP3 the
+    decoder then has lost the frames before it and distorts the next ones; in a FLAC that does not
+    state its length (it was written to a pipe) it fails.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 def resampled(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> Iterator[np.ndarray]:

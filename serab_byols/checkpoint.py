@@ -42,6 +42,7 @@ DEFAULT_CHECKPOINT = "byols-audiontt-512.safetensors"
 """What ``load_model()`` loads: the file of this name in ``checkpoints/``, which the wheel carries."""
 
 _ZIP = b"PK\x03\x04"
+_FOLDER_MARK = 0x10
 _HEADER_LENGTH_BYTES = 8
 """A safetensors file begins with the length of its header, which is JSON."""
 
@@ -80,7 +81,10 @@ class Checkpoint:
                 raise CheckpointError(f"{self.path}: {error}") from error
         expected = encoder.state_dict()
         _check_fit(self.path, self.encoder, expected, self.state)
-        weights = {key: self.state[key].to(like.dtype, copy=True) for key, like in expected.items()}
+        weights = {
+            key: self.state[key].to(like.dtype, copy=True, memory_format=torch.contiguous_format)
+            for key, like in expected.items()
+        }
         not_finite = _first_not_finite(weights)
         if not_finite:
             raise CheckpointError(
@@ -291,11 +295,15 @@ def _read_legacy(path: Path) -> Checkpoint:
 def _check_archive(file: BinaryIO) -> None:
     """Refuse damage, which torch does not look for, and archives that unpack to more than they are."""
     with zipfile.ZipFile(file) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
+        entries = archive.infolist()
+        unpacked = sum(entry.file_size for entry in entries)
         if unpacked > file.seek(0, os.SEEK_END):
             raise zipfile.BadZipFile(f"it would unpack to {unpacked} bytes, more than it has")
-        if "constants.pkl" in {entry.filename.split("/")[-1] for entry in archive.infolist()}:
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
             raise zipfile.BadZipFile("it is a TorchScript archive, which holds code")
+        # For what is marked as a folder torch returns memory that it has not filled.
+        if any(entry.external_attr & _FOLDER_MARK and not entry.is_dir() for entry in entries):
+            raise zipfile.BadZipFile("its directory is damaged")
         damaged = archive.testzip()
         if damaged:
             raise zipfile.BadZipFile(f"its part {damaged!r} is damaged")
@@ -356,7 +364,9 @@ def _misfit(found: torch.Tensor, like: torch.Tensor) -> str | None:
 
 
 def _first_not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
-    return next((key for key, tensor in state.items() if not tensor.isfinite().all()), None)
+    """Key of a tensor that would be NaN or infinite in float32, if only in part; extremes show it."""
+    extremes = ((key, torch.stack(tensor.float().aminmax())) for key, tensor in state.items())
+    return next((key for key, pair in extremes if not pair.isfinite().all()), None)
 
 
 def save_checkpoint(
@@ -401,7 +411,7 @@ def save_checkpoint(
     not_finite = _first_not_finite(state)
     if not_finite:
         raise InvalidInputError(
-            f"{not_finite} holds NaN or infinity as {state[not_finite].dtype}, so nothing was written"
+            f"{not_finite} holds NaN or infinity, or would as {state[not_finite].dtype}: nothing was written"
         )
     header = {
         "format_version": FORMAT_VERSION,

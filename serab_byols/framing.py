@@ -69,14 +69,16 @@ class FrameGrid:
 
     def n_frames(self, n_samples: int) -> int:
         """Number of frames of a clip: those whose centre does not lie past its end."""
+        if n_samples < 0:
+            return 0
         n_frames = math.floor(n_samples / self.hop_samples) + 1
         # The quotient is rounded, so the last candidate is checked against the grid itself.
         return n_frames - 1 if (n_frames - 1) * self.hop_samples > n_samples else n_frames
 
-    def starts(self, n_samples: int) -> np.ndarray:
-        """First sample of every frame in the padded clip, int64 (n_frames,), rounded half to even."""
-        return np.rint(np.arange(self.n_frames(n_samples)) * self.hop_samples).astype(np.int64)
+    def starts(self, first: int, last: int) -> np.ndarray:
+        """First samples in the padded clip of frames ``first`` to ``last - 1``, int64, half to even."""
+        return np.rint(np.arange(first, last) * self.hop_samples).astype(np.int64)
 
-    def timestamps_ms(self, n_samples: int) -> np.ndarray:
-        """Centre of every frame in milliseconds, float32 (n_frames,), exact multiples of the hop."""
-        return (np.arange(self.n_frames(n_samples)) * float(self.hop_ms)).astype(np.float32)
+    def timestamps_ms(self, n_frames: int) -> np.ndarray:
+        """Centres of the first frames in milliseconds, float32 (n_frames,), exact multiples of the hop."""
+        return (np.arange(n_frames) * float(self.hop_ms)).astype(np.float32)

@@ -55,11 +55,6 @@ _BLOCK_FRAMES = 3000
 """Frames per STFT call. Bounds the complex spectrogram to 25 MB, whatever the clip's length."""
 
 
-def n_logmel_frames(n_samples: int) -> int:
-    """Number of log-mel frames T of a waveform of ``n_samples``."""
-    return 1 + n_samples // HOP_SAMPLES
-
-
 def mel_filterbank() -> np.ndarray:
     """Triangular mel filters, float64 (513 frequency bins, 64 mels), peak 1, no area normalisation."""
     lowest, highest = 2595.0 * np.log10(1.0 + np.array([F_MIN_HZ, F_MAX_HZ]) / 700.0)
@@ -138,8 +133,24 @@ class TorchFrontend(LogMelFrontend):
         self._register("mel_fb", torch.from_numpy(mel_filterbank()).float())
 
     def mel_power(self, waveform: torch.Tensor) -> torch.Tensor:
-        padded = F.pad(waveform[:, None], (PAD_SAMPLES, PAD_SAMPLES), mode="reflect")[:, 0]
-        n_frames = n_logmel_frames(waveform.shape[1])
+        return self._unpadded(F.pad(waveform[:, None], (PAD_SAMPLES, PAD_SAMPLES), mode="reflect")[:, 0])
+
+    def log_mel_unpadded(self, padded: torch.Tensor) -> torch.Tensor:
+        """Log-mel (B, 64, 1 + (m - 1024) // 160) of samples (B, m) that need no padding any more."""
+        with torch.autocast(padded.device.type, enabled=False):
+            return torch.log(self._unpadded(padded.to(self.dtype)) + LOG_OFFSET)
+
+    def log_mel_of_windows(self, samples: torch.Tensor) -> torch.Tensor:
+        """Log-mel columns (N, 64) of the samples (N, 400) under N positions of the window."""
+        with torch.autocast(samples.device.type, enabled=False):
+            # Zeros on both sides, as in torch.stft: the same numbers go into the FFT.
+            margin = (N_FFT - WINDOW_SAMPLES) // 2
+            spectrum = torch.fft.rfft(F.pad(samples.to(self.dtype) * self.window, (margin, margin)))
+            power = torch.view_as_real(spectrum).square().sum(dim=-1)
+            return torch.log(torch.matmul(power, self.mel_fb) + LOG_OFFSET)
+
+    def _unpadded(self, padded: torch.Tensor) -> torch.Tensor:
+        n_frames = 1 + (padded.shape[1] - N_FFT) // HOP_SAMPLES
         blocks = []
         for first in range(0, n_frames, _BLOCK_FRAMES):
             last = min(first + _BLOCK_FRAMES, n_frames) - 1

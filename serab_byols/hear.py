@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from serab_byols.clips import AudioBatch, as_clips
 from serab_byols.framing import FrameGrid
-from serab_byols.inference import Encode, computing, inference_encoder
+from serab_byols.inference import computing, make_runner
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import (
     Normalization,
@@ -19,12 +19,14 @@ from serab_byols.normalization import (
     averaged_statistics,
     per_clip_statistics,
 )
+from serab_byols.streaming import BLOCK_SAMPLES, blocks_of, stream_log_mel
+from serab_byols.timestamps import frame_embeddings, frame_log_mel_blocks
 
 FRAME_DURATION_MS = 1000.0
 HOP_SIZE_MS = 50.0
 
-_BATCH_SAMPLES = 16 * 16000
-"""Samples that go through the model at a time; bounds memory and keeps activations near the cache."""
+_BATCH_SAMPLES = 60 * 16000
+"""Samples whose log-mels are computed together; bounds memory."""
 
 
 def get_scene_embeddings(audio: AudioBatch, model: ByolsModel) -> torch.Tensor:
@@ -45,18 +47,28 @@ def get_scene_embeddings(audio: AudioBatch, model: ByolsModel) -> torch.Tensor:
         InvalidInputError: audio of another shape or type, an empty clip, NaN or infinity.
     """
     with computing():
-        clips = [model.pad_short(clip) for clip in as_clips(audio, model.device)]
-        encode = inference_encoder(model)
+        clips = as_clips(audio, model.device)
         rule = model.resolved_normalization
         shared = None
         if rule in ("batch", "hear2021") and clips:
-            shared = averaged_statistics(model.frontend(clip[None]) for clip in clips)
+            shared = averaged_statistics(scene_log_mel([clip], model) for clip in clips)
+        runner = make_runner(model)
         embeddings = torch.empty(len(clips), model.scene_embedding_size, device=model.device)
         for indices in _same_length_batches(clips):
-            log_mel = model.frontend(torch.stack([clips[i] for i in indices]))
+            log_mel = scene_log_mel([clips[i] for i in indices], model)
             mean, std = _statistics(rule, log_mel) if shared is None else shared
-            embeddings[indices] = encode((log_mel - mean) / std)
+            embeddings[indices] = runner((log_mel - mean) / std)
         return embeddings
+
+
+def scene_log_mel(clips: list[torch.Tensor], model: ByolsModel) -> torch.Tensor:
+    """Log-mels (B, 64, T) of clips of equal length; a long one goes through in blocks."""
+    if len(clips[0]) > BLOCK_SAMPLES:
+        front, least = model.frontend, model.min_samples
+        return torch.stack(
+            [torch.cat(list(stream_log_mel(front, blocks_of(clip), least)), dim=1) for clip in clips]
+        )
+    return model.frontend(model.pad_short(torch.stack(clips)))
 
 
 def _statistics(
@@ -82,6 +94,8 @@ def get_timestamp_embeddings(
     model: ByolsModel,
     frame_duration: float = FRAME_DURATION_MS,
     hop_size: float = HOP_SIZE_MS,
+    *,
+    dense: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor] | tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Embeddings of overlapping frames, every ``hop_size`` milliseconds.
 
@@ -93,6 +107,8 @@ def get_timestamp_embeddings(
         model: from :func:`load_model` or :func:`create_model`.
         frame_duration: length of a frame in milliseconds.
         hop_size: distance between frames in milliseconds; need not be whole samples.
+        dense: approximate, at a fraction of the cost: the features of the whole clip once, pooled per
+            frame. For ``default`` and ``resnetish34``; see :mod:`serab_byols.dense`.
 
     Returns:
         Embeddings (n_clips, T, D) and timestamps (n_clips, T) in milliseconds, float32, detached, on
@@ -100,59 +116,46 @@ def get_timestamp_embeddings(
         (T_i, D) and (T_i,).
 
     Raises:
-        InvalidInputError: as for :func:`get_scene_embeddings`; a frame or hop below one sample.
+        InvalidInputError: as for :func:`get_scene_embeddings`; a frame or hop below one sample;
+            ``dense`` with another encoder.
     """
     grid = FrameGrid(frame_duration, hop_size, model.sample_rate)
     with computing():
         clips = as_clips(audio, model.device)
-        encode = inference_encoder(model)
-        rule = _frame_statistics(clips, model, grid)
-        embeddings = [_embed_frames(clip, model, encode, grid, rule) for clip in clips]
-        timestamps = [torch.from_numpy(grid.timestamps_ms(len(clip))).to(model.device) for clip in clips]
-        if len({len(clip) for clip in clips}) == 1:
-            return torch.stack(embeddings), torch.stack(timestamps)
+        lengths = {len(clip) for clip in clips}
         if not clips and isinstance(audio, (torch.Tensor, np.ndarray)):
-            n_frames = grid.n_frames(audio.shape[1])
-            empty = torch.empty(0, n_frames, model.timestamp_embedding_size, device=model.device)
-            return empty, empty[:, :, 0]
-        return embeddings, timestamps
+            lengths = {audio.shape[1]}
+        if len(lengths) == 1:
+            n_frames = grid.n_frames(lengths.pop())
+            stacked = torch.empty(len(clips), n_frames, model.timestamp_embedding_size, device=model.device)
+            _embed_frames(clips, list(stacked), model, grid, dense)
+            return stacked, _timestamps(grid, n_frames, model).repeat(len(clips), 1)
+        counts = [grid.n_frames(len(clip)) for clip in clips]
+        embeddings = [
+            torch.empty(count, model.timestamp_embedding_size, device=model.device) for count in counts
+        ]
+        _embed_frames(clips, embeddings, model, grid, dense)
+        return embeddings, [_timestamps(grid, count, model) for count in counts]
+
+
+def _timestamps(grid: FrameGrid, n_frames: int, model: ByolsModel) -> torch.Tensor:
+    return torch.from_numpy(grid.timestamps_ms(n_frames)).to(model.device)
 
 
 def _embed_frames(
-    clip: torch.Tensor, model: ByolsModel, encode: Encode, grid: FrameGrid, rule: Normalization
-) -> torch.Tensor:
-    """Embeddings (T, D) of the frames of a clip (n,)."""
-    mean, std = _clip_statistics(clip, model, rule)
-    embeddings = torch.empty(grid.n_frames(len(clip)), model.timestamp_embedding_size, device=clip.device)
-    first = 0
-    for frames in _frame_blocks(clip, model, grid):
-        last = first + len(frames)
-        embeddings[first:last] = encode((model.frontend(frames) - mean) / std)
-        first = last
-    return embeddings
+    clips: list[torch.Tensor], results: list[torch.Tensor], model: ByolsModel, grid: FrameGrid, dense: bool
+) -> None:
+    """Write the embeddings of each clip's frames into its result (T, D)."""
+    rule = _frame_rule(clips, model, grid)
+    runner = make_runner(model)
+    for clip, result in zip(clips, results):
+        done = 0
+        for block in frame_embeddings(partial(blocks_of, clip), model, runner, grid, rule, dense):
+            result[done : done + len(block)] = block
+            done += len(block)
 
 
-def _clip_statistics(
-    clip: torch.Tensor, model: ByolsModel, rule: Normalization
-) -> tuple[float | torch.Tensor, float | torch.Tensor]:
-    """Fixed numbers, or those of the clip (n,) itself, not of its padded frames."""
-    if isinstance(rule, Statistics):
-        return rule
-    return per_clip_statistics(model.frontend(model.pad_short(clip[None])))
-
-
-def _frame_blocks(clip: torch.Tensor, model: ByolsModel, grid: FrameGrid) -> Iterator[torch.Tensor]:
-    """The frames of a clip (n,), cut from the padded clip, as blocks (frames, samples)."""
-    padded = F.pad(clip, (grid.pad_before_samples, grid.pad_after_samples))
-    starts = grid.starts(len(clip))
-    size = max(1, _BATCH_SAMPLES // max(grid.frame_samples, model.min_samples))
-    offsets = torch.arange(grid.frame_samples, device=clip.device)
-    for block in np.array_split(starts, range(size, len(starts), size)):
-        indices = torch.from_numpy(block).to(clip.device)[:, None] + offsets
-        yield model.pad_short(padded[indices])
-
-
-def _frame_statistics(clips: list[torch.Tensor], model: ByolsModel, grid: FrameGrid) -> Normalization:
+def _frame_rule(clips: list[torch.Tensor], model: ByolsModel, grid: FrameGrid) -> Normalization:
     """The rule for frames, with the rules of the published implementation replaced by their numbers.
 
     Those take the mean and std over the log-mels of all frames of the call; ``"hear2021"`` then
@@ -163,8 +166,8 @@ def _frame_statistics(clips: list[torch.Tensor], model: ByolsModel, grid: FrameG
         return rule
     running = RunningStatistics()
     for clip in clips:
-        for frames in _frame_blocks(clip, model, grid):
-            running.update(model.frontend(frames))
+        for log_mels in frame_log_mel_blocks(partial(blocks_of, clip), model, grid):
+            running.update(log_mels)
     mean, std = running.statistics
     if rule == "batch":
         return running.statistics

@@ -1,0 +1,111 @@
+"""Runners: an encoder's arithmetic, apart from its module."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+class Runner(ABC):
+    """Normalised log-mel (B, 64, T) to embedding (B, D), both float32, any B and T.
+
+    Attributes:
+        columns_at_once: log-mel columns (clips times T) that go through the encoder together, so
+            that activations stay near the cache and memory stays bounded.
+    """
+
+    columns_at_once: int = 1600
+
+    def __call__(self, log_mel: torch.Tensor) -> torch.Tensor:
+        size = max(1, self.columns_at_once // log_mel.shape[2])
+        return torch.cat([self.run(batch).float() for batch in log_mel.split(size)])
+
+    @abstractmethod
+    def run(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Embeddings (b, D) of a batch that is small enough."""
+
+
+class ConvolutionRunner(Runner):
+    """A runner whose encoder makes steps in time by convolutions, which long clips go through in chunks.
+
+    A chunk carries a halo on either side, as wide as the encoder can see past its edge; steps that
+    the halo's own zero padding has touched are dropped, so chunks give the same steps as the whole.
+
+    Attributes:
+        stride: log-mel columns a step.
+        halo_before, halo_after: columns, the former a multiple of ``stride``.
+        chunk_columns: a clip longer than this is cut.
+    """
+
+    stride: int
+    halo_before: int
+    halo_after: int
+    chunk_columns: int = 2400
+
+    @abstractmethod
+    def features(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Steps (b, t, C) of log-mels (b, 64, T), edges zero-padded as the encoder does."""
+
+    def steps(self, log_mel: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Steps (b, t_i, C) of log-mels (b, 64, T), chunk by chunk."""
+        n_columns = log_mel.shape[2]
+        # What is left after the last whole chunk joins it: a chunk is never too short to encode.
+        starts = range(0, max(n_columns - self.chunk_columns, 0) + 1, self.chunk_columns)
+        for start in starts:
+            first = max(0, start - self.halo_before)
+            is_last = start == starts[-1]
+            end = start + self.chunk_columns
+            last = n_columns if is_last else min(n_columns, end + self.halo_after)
+            features = self.features(log_mel[:, :, first:last])
+            skip = (start - first) // self.stride
+            n_steps = features.shape[1] - skip if is_last else self.chunk_columns // self.stride
+            yield features[:, skip : skip + n_steps]
+
+
+class PooledRunner(ConvolutionRunner):
+    """Mean plus maximum of the steps."""
+
+    @abstractmethod
+    def n_steps(self, n_columns: int) -> int:
+        """Number of steps of a log-mel with ``n_columns``."""
+
+    def run(self, log_mel: torch.Tensor) -> torch.Tensor:
+        total, peak, n_steps = None, None, 0
+        for steps in self.steps(log_mel):
+            chunk_total, chunk_peak = steps.float().sum(dim=1), steps.amax(dim=1).float()
+            total = chunk_total if total is None else total + chunk_total
+            peak = chunk_peak if peak is None else torch.maximum(peak, chunk_peak)
+            n_steps += steps.shape[1]
+        assert total is not None
+        assert peak is not None
+        return total / n_steps + peak
+
+
+def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (channels-last) and bias of a convolution with the batch norm that follows it.
+
+    In eval mode batch norm is y = (x - mean) / sqrt(var + eps) * gain + shift with constants, an
+    affine map of each channel, which a convolution's weight and bias can take in exactly.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()
+    bias = norm.bias.float() - norm.running_mean.float() * scale
+    if convolution.bias is not None:
+        bias = bias + convolution.bias.float() * scale
+    weight = convolution.weight.float() * scale[:, None, None, None]
+    dtype = convolution.weight.dtype
+    return channels_last(weight.to(dtype)), bias.to(dtype)
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """The same values, channels innermost in memory, which CPU convolutions and pooling prefer."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def mel_major(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, M, T) to (B, T, M * C); see :func:`serab_byols.encoders.base.flatten_mel_major`."""
+    return x.permute(0, 3, 2, 1).flatten(2)

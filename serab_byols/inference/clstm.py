@@ -1,0 +1,55 @@
+"""CLSTM for inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from serab_byols.encoders import CLSTM
+from serab_byols.inference.base import ConvolutionRunner, folded, mel_major
+
+
+class CLSTMRunner(ConvolutionRunner):
+    """Folded convolutions; the forward LSTM in chunks that hand on its state; one backward step.
+
+    Only the last time step is used, and there the backward direction has made a single step.
+    """
+
+    stride = 4
+    halo_before = 4
+    halo_after = 12  # the first convolution has kernel 9 and padding 1: it looks ahead
+
+    def __init__(self, encoder: CLSTM) -> None:
+        conv: Any = encoder.conv  # as built: convolutions at 0 and 4, norms at 1 and 5
+        self._convolutions = [folded(conv[i], conv[i + 1]) for i in (0, 4)]
+        lstm: Any = encoder.bilstm
+        self._forward = [lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0]
+        self._backward_weight = lstm.weight_ih_l0_reverse
+        self._backward_bias = lstm.bias_ih_l0_reverse + lstm.bias_hh_l0_reverse
+        self._hidden = lstm.hidden_size
+        self._final: Any = encoder.fc_final[0]
+
+    def features(self, log_mel: torch.Tensor) -> torch.Tensor:
+        x = log_mel[:, None].to(self._backward_weight.dtype)
+        for weight, bias in self._convolutions:
+            x = F.max_pool2d(F.conv2d(x, weight, bias, padding=1), 2).relu_()
+        return mel_major(x)  # (b, t, 3584)
+
+    def run(self, log_mel: torch.Tensor) -> torch.Tensor:
+        hidden = self._backward_weight.new_zeros(1, len(log_mel), self._hidden)
+        cell = hidden
+        last = hidden
+        for steps in self.steps(log_mel):
+            _, hidden, cell = torch.lstm(
+                steps.contiguous(), (hidden, cell), self._forward, True, 1, 0.0, False, False, True
+            )
+            last = steps[:, -1]
+        return F.relu(self._final(torch.cat([hidden[0], self._backward_step(last)], dim=1)))
+
+    def _backward_step(self, last: torch.Tensor) -> torch.Tensor:
+        """The backward direction after its first step (b, 512), from a zero state."""
+        gates = F.linear(last, self._backward_weight, self._backward_bias)
+        enter, _, update, leave = gates.chunk(4, dim=1)  # torch's order: i, f, g, o
+        return leave.sigmoid() * (enter.sigmoid() * update.tanh()).tanh()

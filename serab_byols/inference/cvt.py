@@ -1,0 +1,122 @@
+"""CvT for inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from serab_byols.encoders import CvT
+from serab_byols.encoders.cvt import HEAD_CHANNELS, NORM_EPS, Attention, ChannelNorm, FeedForward
+from serab_byols.errors import InvalidInputError
+from serab_byols.inference.base import Runner, channels_last, folded
+
+MAX_COLUMNS = 60001
+"""Ten minutes. Attention compares every position with every other, so that an hour would cost 36 times
+as much and need more memory than most machines have."""
+
+
+class CvTRunner(Runner):
+    """Everything in (batch, mel, time, channel) order, where norms and pointwise layers are rows.
+
+    The batch norm between the depthwise and the pointwise convolution is folded into the former.
+    """
+
+    def __init__(self, encoder: CvT) -> None:
+        self._stages = [_Stage(stage) for stage in encoder.layers]
+        self._pooled = encoder.pooled
+        self._dtype = next(encoder.parameters()).dtype
+
+    def run(self, log_mel: torch.Tensor) -> torch.Tensor:
+        if log_mel.shape[2] > MAX_COLUMNS:
+            raise InvalidInputError(
+                f"the 'cvt' encoder attends over a whole scene, which costs time and memory quadratic in "
+                f"its length, so scenes are limited to {MAX_COLUMNS // 6000} minutes, got "
+                f"{log_mel.shape[2] / 6000:.1f}: use segments, or timestamp embeddings"
+            )
+        x = log_mel[:, None].to(self._dtype)
+        for stage in self._stages:
+            x = stage(x)
+        return self._pooled(x)
+
+
+class _Stage:
+    """Patch embedding, norm, transformer."""
+
+    def __init__(self, stage: Any) -> None:
+        embedding, norm, transformer = stage
+        self.embedding = embedding
+        self.weight = channels_last(embedding.weight)
+        self.norm = _Norm(norm)
+        self.layers = [
+            (_Norm(attend.norm), _Attention(attend.fn), _Norm(feed.norm), _FeedForward(feed.fn))
+            for attend, feed in transformer.layers
+        ]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        embedding = self.embedding
+        x = F.conv2d(x, self.weight, embedding.bias, embedding.stride, embedding.padding)
+        rows = self.norm(x.permute(0, 2, 3, 1).contiguous())  # (b, M, T, C)
+        for attention_norm, attention, feed_norm, feed_forward in self.layers:
+            rows = attention(attention_norm(rows)).add_(rows)
+            rows = feed_forward(feed_norm(rows)).add_(rows)
+        return rows.permute(0, 3, 1, 2)  # (b, C, M, T), channels-last in memory
+
+
+class _Norm:
+    """Channel norm on rows; eps is added to the standard deviation, as in the module."""
+
+    def __init__(self, norm: ChannelNorm) -> None:
+        self.gain, self.shift = norm.g.flatten(), norm.b.flatten()
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        var, mean = torch.var_mean(rows, dim=-1, keepdim=True, correction=0)
+        scale = (var.sqrt_() + NORM_EPS).reciprocal_()
+        return torch.addcmul(self.shift, (rows - mean).mul_(scale), self.gain)
+
+
+class _Projection:
+    """Depthwise convolution with its batch norm folded in, then a pointwise layer on rows."""
+
+    def __init__(self, net: Any) -> None:
+        depthwise, norm, pointwise = net
+        self.stride, self.groups = depthwise.stride, depthwise.groups
+        self.weight, self.bias = folded(depthwise, norm)
+        self.pointwise = pointwise.weight.flatten(1)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(b, C, M, T) channels-last to rows (b, M', T', out)."""
+        x = F.conv2d(x, self.weight, self.bias, self.stride, padding=1, groups=self.groups)
+        return F.linear(x.permute(0, 2, 3, 1), self.pointwise)
+
+
+class _Attention:
+    def __init__(self, attention: Attention) -> None:
+        self.q, self.kv = _Projection(attention.to_q.net), _Projection(attention.to_kv.net)
+        out: Any = attention.to_out[0]
+        self.out_weight, self.out_bias = out.weight.flatten(1), out.bias
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        x = rows.permute(0, 3, 1, 2)
+        keys, values = self.kv(x).chunk(2, dim=-1)
+        q, k, v = (_heads(part) for part in (self.q(x), keys, values))
+        attended = F.scaled_dot_product_attention(q, k, v)  # (b, heads, M * T, 64)
+        merged = attended.transpose(1, 2).flatten(2).unflatten(1, rows.shape[1:3])
+        return F.linear(merged, self.out_weight, self.out_bias)
+
+
+def _heads(rows: torch.Tensor) -> torch.Tensor:
+    """(b, M, T, heads * 64) to (b, heads, M * T, 64)."""
+    return rows.flatten(1, 2).unflatten(-1, (-1, HEAD_CHANNELS)).transpose(1, 2)
+
+
+class _FeedForward:
+    def __init__(self, feed_forward: FeedForward) -> None:
+        net: Any = feed_forward.net
+        expand, contract = net[0], net[3]
+        self.layers = [(layer.weight.flatten(1), layer.bias) for layer in (expand, contract)]
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        (expand, expand_bias), (contract, contract_bias) = self.layers
+        return F.linear(F.gelu(F.linear(rows, expand, expand_bias)), contract, contract_bias)

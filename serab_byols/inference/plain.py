@@ -1,0 +1,57 @@
+"""Any encoder as it is, in eval mode; and whether an encoder is as its class builds it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+
+import torch
+from torch import nn
+
+from serab_byols.encoders import Encoder, create_encoder
+from serab_byols.inference.base import Runner
+
+
+class PlainRunner(Runner):
+    """The encoder's own code."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        self._encoder = eval_view(encoder)
+        self._dtype = next(encoder.parameters()).dtype
+
+    def run(self, log_mel: torch.Tensor) -> torch.Tensor:
+        return self._encoder(log_mel[:, None].to(self._dtype))
+
+
+def eval_view(module: nn.Module) -> nn.Module:
+    """A copy of a module tree in eval mode that shares parameters and buffers with the original."""
+    view = copy.copy(module)
+    view._modules = {
+        name: child if child is None else eval_view(child) for name, child in module._modules.items()
+    }
+    view.training = False
+    return view
+
+
+def is_as_built(encoder: Encoder) -> bool:
+    """Whether every layer is the one that the encoder's class makes, without hooks or replacements.
+
+    Only then is its arithmetic known; adapters, hooks, quantised or parametrised layers and the like
+    must run as they are.
+    """
+    layers = [(name, type(layer)) for name, layer in encoder.named_modules()]
+    return layers == _layers_as_built(encoder.name, json.dumps(encoder.config)) and not any(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or "forward" in vars(layer)
+        or (isinstance(layer, nn.BatchNorm2d) and layer.running_mean is None)
+        for layer in encoder.modules()
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _layers_as_built(name: str, config: str) -> list[tuple[str, type[nn.Module]]]:
+    with torch.device("meta"):
+        encoder = create_encoder(name, **json.loads(config))
+    return [(layer_name, type(layer)) for layer_name, layer in encoder.named_modules()]

@@ -1,0 +1,89 @@
+"""Waveforms that pass by in blocks: log-mels and frames without the whole clip in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+
+from serab_byols.framing import FrameGrid
+from serab_byols.frontend import HOP_SAMPLES, N_FFT, PAD_SAMPLES, LogMelFrontend, TorchFrontend
+
+BLOCK_SAMPLES = 30 * 16000
+"""Half a minute at a time."""
+
+Blocks = Iterable[torch.Tensor]
+
+
+def blocks_of(clip: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A clip (n,) that is in memory anyway, block by block."""
+    yield from clip.split(BLOCK_SAMPLES)
+
+
+def stream_log_mel(front: LogMelFrontend, blocks: Blocks, min_samples: int) -> Iterator[torch.Tensor]:
+    """Log-mel (64, t_i) of a waveform in blocks (n_i,), equal to that of the whole.
+
+    A clip of less than ``min_samples`` gets zeros appended. Front ends other than ``"torch"`` take
+    the whole waveform at once.
+    """
+    if not isinstance(front, TorchFrontend):
+        yield front(_at_least(torch.cat(list(blocks)), min_samples)[None])[0]
+        return
+    buffer: torch.Tensor | None = None
+    started = False
+    for block in blocks:
+        buffer = block if buffer is None else torch.cat([buffer, block])
+        if not started and len(buffer) > 2 * N_FFT:
+            buffer = torch.cat([buffer[1 : PAD_SAMPLES + 1].flip(0), buffer])
+            started = True
+        n_columns = (len(buffer) - N_FFT) // HOP_SAMPLES if started else 0
+        if n_columns > 0:
+            # The last column that fits waits, so that the samples to be reflected stay in the buffer.
+            yield front.log_mel_unpadded(buffer[None, : (n_columns - 1) * HOP_SAMPLES + N_FFT])[0]
+            buffer = buffer[n_columns * HOP_SAMPLES :]
+    assert buffer is not None
+    if not started:
+        yield front(_at_least(buffer, min_samples)[None])[0]
+        return
+    buffer = torch.cat([buffer, buffer[-PAD_SAMPLES - 1 : -1].flip(0)])
+    yield front.log_mel_unpadded(buffer[None])[0]
+
+
+def _at_least(clip: torch.Tensor, n_samples: int) -> torch.Tensor:
+    return F.pad(clip, (0, max(0, n_samples - len(clip))))
+
+
+def stream_frames(
+    blocks: Blocks, grid: FrameGrid, frames_at_once: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Stretches of a zero-padded clip, each with the first samples of the frames that lie in it.
+
+    Yields:
+        Samples (m,) and frame starts (k,), int64, relative to them; in order, every frame once.
+    """
+    buffer: torch.Tensor | None = None
+    n_samples = 0  # of the clip so far
+    offset = 0  # of the buffer in the padded clip
+    done = 0  # frames
+    for block in blocks:
+        if buffer is None:
+            buffer = block.new_zeros(grid.pad_before_samples)
+        buffer = torch.cat([buffer, block])
+        n_samples += len(block)
+        # Frames that end before the samples do; whatever comes, they are part of the grid.
+        n_ready = grid.n_frames(offset + len(buffer) - grid.frame_samples - 1)
+        while n_ready - done >= frames_at_once:
+            starts = grid.starts(done, done + frames_at_once) - offset
+            yield buffer[: int(starts[-1]) + grid.frame_samples], torch.from_numpy(starts)
+            done += frames_at_once
+            keep = int(grid.starts(done, done + 1)[0]) - offset
+            buffer, offset = buffer[keep:], offset + keep
+    if buffer is None:
+        return
+    buffer = F.pad(buffer, (0, grid.pad_after_samples))
+    n_frames = grid.n_frames(n_samples)
+    for first in range(done, n_frames, frames_at_once):
+        starts = grid.starts(first, min(first + frames_at_once, n_frames)) - offset
+        head, tail = int(starts[0]), int(starts[-1]) + grid.frame_samples
+        yield buffer[head:tail], torch.from_numpy(starts - head)

@@ -1,0 +1,94 @@
+"""Timestamp embeddings of one clip, in memory or passing by in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+import torch
+
+from serab_byols.dense import dense_frames
+from serab_byols.errors import InvalidInputError
+from serab_byols.frames import frame_log_mels
+from serab_byols.framing import FrameGrid
+from serab_byols.frontend import HOP_SAMPLES
+from serab_byols.inference import PooledRunner, Runner
+from serab_byols.model import ByolsModel
+from serab_byols.normalization import Normalization, RunningStatistics, Statistics
+from serab_byols.streaming import Blocks, stream_frames, stream_log_mel
+
+_COLUMNS_AT_ONCE = 16000
+"""Log-mel columns of the frames that are cut together: what they share is computed once among them."""
+
+BlockSource = Callable[[], Blocks]
+"""Starts a waveform over: its blocks (n_i,), float32, on the model's device."""
+
+
+def clip_statistics(source: BlockSource, model: ByolsModel) -> Statistics:
+    """Mean and std of a clip's own log-mel, in one pass over it."""
+    running = RunningStatistics()
+    for log_mel in stream_log_mel(model.frontend, source(), model.min_samples):
+        running.update(log_mel)
+    return running.statistics
+
+
+def frame_log_mel_blocks(source: BlockSource, model: ByolsModel, grid: FrameGrid) -> Iterator[torch.Tensor]:
+    """Log-mels (k, 64, T) of a clip's frames, block by block."""
+    frames_at_once = max(1, _COLUMNS_AT_ONCE // _columns(model, grid))
+    for stretch, starts in stream_frames(source(), grid, frames_at_once):
+        yield frame_log_mels(model.frontend, stretch, starts, grid.frame_samples, model.min_samples)
+
+
+def frame_embeddings(
+    source: BlockSource,
+    model: ByolsModel,
+    runner: Runner,
+    grid: FrameGrid,
+    rule: Normalization,
+    dense: bool = False,
+) -> Iterator[torch.Tensor]:
+    """Embeddings (k, D), float32, of a clip's frames, in order, block by block.
+
+    ``rule`` is fixed statistics or ``"clip"``, which takes a first pass over the clip.
+    """
+    mean, std = rule if isinstance(rule, Statistics) else clip_statistics(source, model)
+    if dense:
+        yield from _dense_embeddings(source, model, runner, grid, Statistics(mean, std))
+        return
+    for log_mels in frame_log_mel_blocks(source, model, grid):
+        yield runner((log_mels - mean) / std)
+
+
+def _dense_embeddings(
+    source: BlockSource, model: ByolsModel, runner: Runner, grid: FrameGrid, statistics: Statistics
+) -> Iterator[torch.Tensor]:
+    if not isinstance(runner, PooledRunner):
+        raise InvalidInputError(
+            "dense=True is for the convolutional encoders ('default' and 'resnetish34', as built), "
+            f"not for {model.encoder.name!r}"
+        )
+    counted = _Counted(source())
+    silence = torch.zeros(grid.pad_before_samples + grid.pad_after_samples, device=model.device)
+    padded = chain([silence[: grid.pad_before_samples]], counted, [silence[grid.pad_before_samples :]])
+    parts = stream_log_mel(model.frontend, padded, model.min_samples)
+    log_mel = (torch.cat(list(parts), dim=1) - statistics.mean) / statistics.std
+    n_frames = grid.n_frames(counted.n_samples)
+    yield from dense_frames(runner, log_mel, grid, n_frames, _columns(model, grid))
+
+
+def _columns(model: ByolsModel, grid: FrameGrid) -> int:
+    """Log-mel columns of one frame."""
+    return 1 + max(grid.frame_samples, model.min_samples) // HOP_SAMPLES
+
+
+class _Counted:
+    """Blocks that pass by, and how many samples they held."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks = blocks
+        self.n_samples = 0
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for block in self._blocks:
+            self.n_samples += len(block)
+            yield block
