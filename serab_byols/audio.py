@@ -136,9 +136,7 @@ class AudioClip:
     def _go_to_first(self) -> None:
         is_mp3 = self._file.format == "MP3"
         lead_in = min(self._first, _MP3_LEAD_IN_FRAMES) if is_mp3 else 0
-        # Only if it must: a FLAC that does not state its length cannot be sought in.
-        if self._file.tell() != self._first - lead_in:
-            self._file.seek(self._first - lead_in)
+        self._file.seek(self._first - lead_in)
         if lead_in:
             self._file.read(lead_in)
 

@@ -10,6 +10,8 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ from serab_byols.checkpoint import (
     save_checkpoint,
     weights_sha256,
 )
-from serab_byols.embed import check_corpus_normalization, embed_files
+from serab_byols.embed import check_corpus_normalization, embed_parts
 from serab_byols.encoders import ENCODERS
 from serab_byols.errors import InvalidInputError, SerabByolsError
 from serab_byols.files import replaced_whole
@@ -99,6 +101,11 @@ def _add_embed(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--encoder", choices=list(ENCODERS), help="check that the checkpoint holds this encoder"
     )
     parser.add_argument("--timestamps", action="store_true", help="one row a frame")
+    parser.add_argument(
+        "--dense",
+        action="store_true",
+        help="approximate frames at a fraction of the cost (default and resnetish34)",
+    )
     parser.add_argument(
         "--frame-duration",
         type=float,
@@ -189,10 +196,11 @@ def _write_table(
     """Embed and write; returns the number of clips and rows, and adds to ``errors``."""
     from tqdm import tqdm
 
-    frames: dict[str, float] = {}
+    grid = None
+    frames = {}
     if options.timestamps:
-        FrameGrid(options.frame_duration, options.hop_size, model.sample_rate)
-        frames = {"frame_duration": options.frame_duration, "hop_size": options.hop_size}
+        grid = FrameGrid(options.frame_duration, options.hop_size, model.sample_rate)
+        frames = {"frame_duration_ms": grid.frame_ms, "hop_size_ms": grid.hop_ms, "dense": options.dense}
     quiet = options.quiet or not sys.stderr.isatty()
     n_embedded = 0
     with (
@@ -212,10 +220,10 @@ def _write_table(
                 _say(str(error))
             bar.update()
 
-        for record in embed_files(
-            segments, model, timestamps=options.timestamps, on_error=on_error, **frames
-        ):
-            sink.add(record)
+        parts = embed_parts(segments, model, grid, dense=options.dense, on_error=on_error)
+        for _, of_one in groupby(parts, key=itemgetter(0)):
+            for _, record in of_one:
+                sink.add(record)
             n_embedded += 1
             bar.update()
         if not n_embedded:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -17,13 +19,20 @@ from serab_byols.framing import MS_PER_S, FrameGrid
 from serab_byols.hear import (
     FRAME_DURATION_MS,
     HOP_SIZE_MS,
+    embed_scene_stream,
     get_scene_embeddings,
     get_timestamp_embeddings,
 )
+from serab_byols.inference import computing, make_runner
 from serab_byols.inputs import Segment, as_segment
 from serab_byols.model import ByolsModel
+from serab_byols.normalization import Statistics
+from serab_byols.timestamps import dense_runner, frame_embeddings
 
 N_DECODING_THREADS = 2
+STREAM_S = 60.0
+"""A longer recording is streamed: it is decoded block by block and never in memory as a whole."""
+
 _CLIPS_AHEAD = 64
 _BATCH_S = 300.0
 """Clips are decoded ahead and embedded together until they hold this many seconds."""
@@ -50,10 +59,14 @@ class Record:
 
 @dataclass(frozen=True)
 class _Decoded:
+    """A segment as its file gave it: samples (n,) at the model's rate, None if long; or an error."""
+
+    index: int
     segment: Segment
-    start_s: float
-    end_s: float
-    samples: np.ndarray
+    start_s: float = 0.0
+    end_s: float = 0.0
+    samples: np.ndarray | None = None
+    error: SerabByolsError | None = None
 
 
 ErrorHandler = Callable[[Segment, SerabByolsError], None]
@@ -88,6 +101,7 @@ def embed_file(
     timestamps: bool = False,
     frame_duration: float = FRAME_DURATION_MS,
     hop_size: float = HOP_SIZE_MS,
+    dense: bool = False,
 ) -> Record:
     """Embedding of an audio file of any format, rate and channel count.
 
@@ -97,6 +111,7 @@ def embed_file(
         start, end: segment in seconds; by default the whole file.
         timestamps: one embedding a frame instead of one in all.
         frame_duration, hop_size: of the frames, in milliseconds.
+        dense: approximate frames, as in :func:`get_timestamp_embeddings`.
 
     Raises:
         AudioFileError: missing, unreadable, empty, or the segment is outside of it.
@@ -104,7 +119,12 @@ def embed_file(
     """
     segment = Segment(os.fspath(path), as_segment(path).path, start, end)
     (record,) = embed_files(
-        [segment], model, timestamps=timestamps, frame_duration=frame_duration, hop_size=hop_size
+        [segment],
+        model,
+        timestamps=timestamps,
+        frame_duration=frame_duration,
+        hop_size=hop_size,
+        dense=dense,
     )
     return record
 
@@ -116,6 +136,7 @@ def embed_files(
     timestamps: bool = False,
     frame_duration: float = FRAME_DURATION_MS,
     hop_size: float = HOP_SIZE_MS,
+    dense: bool = False,
     on_error: ErrorHandler | None = None,
 ) -> Iterator[Record]:
     """Embeddings of many files, in their order; decoding runs ahead in threads.
@@ -125,6 +146,7 @@ def embed_files(
         model: from :func:`load_model` or :func:`create_model`.
         timestamps: one embedding a frame instead of one a file.
         frame_duration, hop_size: of the frames, in milliseconds.
+        dense: approximate frames, as in :func:`get_timestamp_embeddings`.
         on_error: called with the segment and the error of a file that cannot be embedded, which is
             then passed over; by default the error is raised.
 
@@ -139,7 +161,8 @@ def embed_files(
         raise InvalidInputError(f"embed_files takes a list of paths, got {paths!r}; for one use embed_file")
     check_corpus_normalization(model)
     grid = FrameGrid(frame_duration, hop_size, model.sample_rate) if timestamps else None
-    return _records(paths, model, grid, on_error)
+    parts = embed_parts(paths, model, grid, dense=dense, on_error=on_error)
+    return (_joined([part for _, part in of_one]) for _, of_one in groupby(parts, key=itemgetter(0)))
 
 
 def check_corpus_normalization(model: ByolsModel) -> None:
@@ -152,58 +175,95 @@ def check_corpus_normalization(model: ByolsModel) -> None:
         )
 
 
-def _records(
+def embed_parts(
     paths: Iterable[str | os.PathLike[str] | Segment],
     model: ByolsModel,
     grid: FrameGrid | None,
-    on_error: ErrorHandler | None,
-) -> Iterator[Record]:
+    *,
+    dense: bool = False,
+    on_error: ErrorHandler | None = None,
+) -> Iterator[tuple[int, Record]]:
+    """As :func:`embed_files`, but a long recording's frames come in several records.
+
+    Args:
+        paths, model, dense, on_error: as for :func:`embed_files`.
+        grid: of the frames; None for scenes.
+
+    Yields:
+        The position in ``paths`` and a record. Before the first record of a recording all of it has been
+        decoded once, so that a damaged one leaves no rows behind.
+    """
+    if grid is not None and dense:
+        dense_runner(model, make_runner(model))
     batch: list[_Decoded] = []
-    batch_s = 0.0
-    for segment, result in _decoded_ahead(paths, model.sample_rate):
-        if isinstance(result, SerabByolsError):
+    for decoded in _decoded_ahead(paths, model.sample_rate):
+        if batch and (decoded.samples is None or _total_s(batch) >= _BATCH_S or len(batch) >= _CLIPS_AHEAD):
+            yield from _embed_batch(batch, model, grid, dense)
+            batch = []
+        try:
+            if decoded.error is not None:
+                raise decoded.error
+            if decoded.samples is not None:
+                batch.append(decoded)
+                continue
+            yield from _embed_stream(decoded, model, grid, dense)
+        except SerabByolsError as error:
             if on_error is None:
-                raise result
-            on_error(segment, result)
-            continue
-        batch.append(result)
-        batch_s += result.end_s - result.start_s
-        if batch_s >= _BATCH_S or len(batch) >= _CLIPS_AHEAD:
-            yield from _embed_batch(batch, model, grid)
-            batch, batch_s = [], 0.0
+                raise
+            on_error(decoded.segment, error)
     if batch:
-        yield from _embed_batch(batch, model, grid)
+        yield from _embed_batch(batch, model, grid, dense)
+
+
+def _total_s(batch: list[_Decoded]) -> float:
+    return sum(decoded.end_s - decoded.start_s for decoded in batch)
+
+
+def _joined(parts: list[Record]) -> Record:
+    """The records of one recording as one."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("start", "end", "embedding", "time")
+    }
+    return Record(file=parts[0].file, **columns)
 
 
 def _decoded_ahead(
     paths: Iterable[str | os.PathLike[str] | Segment], sample_rate_hz: int
-) -> Iterator[tuple[Segment, _Decoded | SerabByolsError]]:
+) -> Iterator[_Decoded]:
     """Decode in threads (libsndfile and soxr release the interpreter lock), some clips ahead."""
     with ThreadPoolExecutor(N_DECODING_THREADS, thread_name_prefix="decode") as pool:
-        waiting: deque[tuple[Segment, Future[_Decoded | SerabByolsError]]] = deque()
+        waiting: deque[Future[_Decoded]] = deque()
         try:
-            for item in paths:
-                segment = as_segment(item)
-                waiting.append((segment, pool.submit(_decode, segment, sample_rate_hz)))
+            for index, item in enumerate(paths):
+                waiting.append(pool.submit(_decode, index, as_segment(item), sample_rate_hz))
                 if len(waiting) > _CLIPS_AHEAD:
-                    segment, future = waiting.popleft()
-                    yield segment, future.result()
+                    yield waiting.popleft().result()
             while waiting:
-                segment, future = waiting.popleft()
-                yield segment, future.result()
+                yield waiting.popleft().result()
         finally:
-            for _, future in waiting:
+            for future in waiting:
                 future.cancel()
 
 
-def _decode(segment: Segment, sample_rate_hz: int) -> _Decoded | SerabByolsError:
+def _decode(index: int, segment: Segment, sample_rate_hz: int) -> _Decoded:
+    """A segment's samples, unless it is long, which is left to be streamed, or bad."""
     try:
         _check_name(segment)
         with AudioClip(segment.path, segment.start_s, segment.end_s) as clip:
-            samples = clip.read(sample_rate_hz)
-            return _Decoded(segment, clip.start_s, clip.end_s, samples)
+            is_long = clip.end_s - clip.start_s > STREAM_S
+            samples = None if is_long else _finite(segment, clip.read(sample_rate_hz))
+            return _Decoded(index, segment, clip.start_s, clip.end_s, samples)
     except SerabByolsError as error:
-        return error
+        return _Decoded(index, segment, error=error)
+
+
+def _finite(segment: Segment, samples: np.ndarray) -> np.ndarray:
+    if not np.isfinite(samples).all():
+        raise AudioFileError(f"{segment.path}: holds NaN or infinite samples")
+    return samples
 
 
 def _check_name(segment: Segment) -> None:
@@ -217,20 +277,65 @@ def _check_name(segment: Segment) -> None:
         ) from error
 
 
-def _embed_batch(batch: list[_Decoded], model: ByolsModel, grid: FrameGrid | None) -> Iterator[Record]:
-    clips = [decoded.samples for decoded in batch]
+def _embed_batch(
+    batch: list[_Decoded], model: ByolsModel, grid: FrameGrid | None, dense: bool
+) -> Iterator[tuple[int, Record]]:
+    """Records of clips that are in memory."""
+    clips = [decoded.samples for decoded in batch if decoded.samples is not None]
     if grid is None:
         embeddings = get_scene_embeddings(clips, model).cpu().numpy()
         for decoded, embedding in zip(batch, embeddings):
-            yield Record(decoded.segment.file, decoded.start_s, decoded.end_s, embedding)
+            yield decoded.index, _scene_record(decoded, embedding)
         return
-    for decoded in batch:
-        frames, centres_ms = get_timestamp_embeddings([decoded.samples], model, grid.frame_ms, grid.hop_ms)
-        yield _frames_record(decoded, grid, frames[0].cpu().numpy(), len(centres_ms[0]))
+    frames, _ = get_timestamp_embeddings(clips, model, grid.frame_ms, grid.hop_ms, dense=dense)
+    for decoded, embeddings in zip(batch, frames):
+        yield decoded.index, _frames_record(decoded, grid, embeddings.cpu().numpy(), 0)
 
 
-def _frames_record(decoded: _Decoded, grid: FrameGrid, embedding: np.ndarray, n_frames: int) -> Record:
-    time = decoded.start_s + np.arange(n_frames) * (grid.hop_ms / MS_PER_S)
+def _embed_stream(
+    decoded: _Decoded, model: ByolsModel, grid: FrameGrid | None, dense: bool
+) -> Iterator[tuple[int, Record]]:
+    """Records of a long recording that is never in memory as a whole."""
+    segment = decoded.segment
+    with (
+        AudioClip(segment.path, segment.start_s, segment.end_s) as clip,
+        ThreadPoolExecutor(1, thread_name_prefix="decode") as pool,
+    ):
+
+        def source() -> Iterator[torch.Tensor]:
+            for block in _one_ahead(clip.blocks(model.sample_rate), pool):
+                yield torch.from_numpy(_finite(segment, block)).to(model.device)
+
+        with computing():
+            if grid is None:
+                embedding = embed_scene_stream(source, model).cpu().numpy()
+                yield decoded.index, _scene_record(decoded, embedding)
+                return
+            rule = model.resolved_normalization
+            if isinstance(rule, Statistics):
+                for _ in source():  # finds damage; "clip" finds it with its statistics
+                    pass
+            first = 0
+            for frames in frame_embeddings(source, model, make_runner(model), grid, rule, dense):
+                yield decoded.index, _frames_record(decoded, grid, frames.cpu().numpy(), first)
+                first += len(frames)
+
+
+def _one_ahead(blocks: Iterator[np.ndarray], pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
+    """The same blocks, the next one being decoded while the last one is used."""
+    future = pool.submit(next, blocks, None)
+    while (block := future.result()) is not None:
+        future = pool.submit(next, blocks, None)
+        yield block
+
+
+def _scene_record(decoded: _Decoded, embedding: np.ndarray) -> Record:
+    return Record(decoded.segment.file, decoded.start_s, decoded.end_s, embedding)
+
+
+def _frames_record(decoded: _Decoded, grid: FrameGrid, embedding: np.ndarray, first: int) -> Record:
+    """A record of the frames from number ``first`` on."""
+    time = decoded.start_s + np.arange(first, first + len(embedding)) * (grid.hop_ms / MS_PER_S)
     half_s = grid.frame_ms / MS_PER_S / 2
     return Record(
         file=decoded.segment.file,

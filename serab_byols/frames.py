@@ -25,13 +25,13 @@ def frame_log_mels(
     for rounding.
     """
     starts = starts.to(stretch.device)
-    if frame_samples < min_samples or not isinstance(front, TorchFrontend):
+    first = -(-_REACH // HOP_SAMPLES)
+    last = (frame_samples - _REACH) // HOP_SAMPLES
+    if last < first or frame_samples < min_samples or not isinstance(front, TorchFrontend):
         offsets = torch.arange(frame_samples, device=stretch.device)
         frames = stretch[starts[:, None] + offsets]
         return front(F.pad(frames, (0, max(0, min_samples - frame_samples))))
     n_columns = 1 + frame_samples // HOP_SAMPLES
-    first = -(-_REACH // HOP_SAMPLES)
-    last = (frame_samples - _REACH) // HOP_SAMPLES
     inner = torch.arange(first, last + 1, device=stretch.device)
     outer = torch.cat(
         [

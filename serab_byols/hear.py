@@ -20,7 +20,7 @@ from serab_byols.normalization import (
     per_clip_statistics,
 )
 from serab_byols.streaming import BLOCK_SAMPLES, blocks_of, stream_log_mel
-from serab_byols.timestamps import frame_embeddings, frame_log_mel_blocks
+from serab_byols.timestamps import BlockSource, frame_embeddings, frame_log_mel_blocks
 
 FRAME_DURATION_MS = 1000.0
 HOP_SIZE_MS = 50.0
@@ -59,6 +59,16 @@ def get_scene_embeddings(audio: AudioBatch, model: ByolsModel) -> torch.Tensor:
             mean, std = _statistics(rule, log_mel) if shared is None else shared
             embeddings[indices] = runner((log_mel - mean) / std)
         return embeddings
+
+
+def embed_scene_stream(source: BlockSource, model: ByolsModel) -> torch.Tensor:
+    """Scene embedding (D,) of one clip that passes by in blocks; only its log-mel is kept.
+
+    That is 92 MB an hour. The rule must be ``"clip"`` or fixed statistics.
+    """
+    log_mel = torch.cat(list(stream_log_mel(model.frontend, source(), model.min_samples)), dim=1)[None]
+    mean, std = _statistics(model.resolved_normalization, log_mel)
+    return make_runner(model)((log_mel - mean) / std)[0]
 
 
 def scene_log_mel(clips: list[torch.Tensor], model: ByolsModel) -> torch.Tensor:

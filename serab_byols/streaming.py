@@ -77,7 +77,8 @@ def stream_frames(
             starts = grid.starts(done, done + frames_at_once) - offset
             yield buffer[: int(starts[-1]) + grid.frame_samples], torch.from_numpy(starts)
             done += frames_at_once
-            keep = int(grid.starts(done, done + 1)[0]) - offset
+            # Where frames lie apart, the next one may start in samples yet to come.
+            keep = min(int(grid.starts(done, done + 1)[0]) - offset, len(buffer))
             buffer, offset = buffer[keep:], offset + keep
     if buffer is None:
         return

@@ -59,14 +59,24 @@ def frame_embeddings(
         yield runner((log_mels - mean) / std)
 
 
-def _dense_embeddings(
-    source: BlockSource, model: ByolsModel, runner: Runner, grid: FrameGrid, statistics: Statistics
-) -> Iterator[torch.Tensor]:
+def dense_runner(model: ByolsModel, runner: Runner) -> PooledRunner:
+    """The runner, if it can do dense frames.
+
+    Raises:
+        InvalidInputError: it cannot.
+    """
     if not isinstance(runner, PooledRunner):
         raise InvalidInputError(
             "dense=True is for the convolutional encoders ('default' and 'resnetish34', as built), "
             f"not for {model.encoder.name!r}"
         )
+    return runner
+
+
+def _dense_embeddings(
+    source: BlockSource, model: ByolsModel, runner: Runner, grid: FrameGrid, statistics: Statistics
+) -> Iterator[torch.Tensor]:
+    runner = dense_runner(model, runner)
     counted = _Counted(source())
     silence = torch.zeros(grid.pad_before_samples + grid.pad_after_samples, device=model.device)
     padded = chain([silence[: grid.pad_before_samples]], counted, [silence[grid.pad_before_samples :]])

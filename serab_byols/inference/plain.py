@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 
@@ -26,7 +25,9 @@ class PlainRunner(Runner):
 
 def eval_view(module: nn.Module) -> nn.Module:
     """A copy of a module tree in eval mode that shares parameters and buffers with the original."""
-    view = copy.copy(module)
+    # Not copy.copy: that is pickling, which some modules refuse.
+    view = object.__new__(type(module))
+    view.__dict__ = dict(vars(module))
     view._modules = {
         name: child if child is None else eval_view(child) for name, child in module._modules.items()
     }

@@ -1,0 +1,261 @@
+"""The fast path: equal to the plain module, never stale, harmless to the caller's module."""
+
+import threading
+
+import pytest
+import torch
+from parity_data import VARIANTS, assert_close_to_peak, encoder_input, recipe_model, voice
+
+from serab_byols import create_model, get_scene_embeddings, get_timestamp_embeddings
+from serab_byols.errors import InvalidInputError
+from serab_byols.inference import PooledRunner, make_runner
+from serab_byols.inference.cvt import MAX_COLUMNS
+from serab_byols.inference.plain import PlainRunner
+
+variants = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def run(model, log_mel):
+    with torch.no_grad():
+        return make_runner(model)(log_mel)
+
+
+def plain(model, log_mel):
+    with torch.no_grad():
+        return model.encoder(log_mel[:, None])
+
+
+@variants
+@pytest.mark.parametrize("index", range(5))
+def test_runner_equals_the_module(variant, index):
+    model = recipe_model(variant)
+    assert not isinstance(make_runner(model), PlainRunner)
+    x = encoder_input(index)[1][:, 0]
+    assert_close_to_peak(run(model, x), plain(model, x))
+
+
+@variants
+def test_runner_equals_the_module_at_odd_lengths(variant):
+    model = recipe_model(variant)
+    for n_columns in (model.encoder.min_frames, model.encoder.min_frames + 1, 37, 53):
+        x = torch.randn(1, 64, n_columns, generator=torch.Generator().manual_seed(n_columns))
+        assert_close_to_peak(run(model, x), plain(model, x))
+
+
+@pytest.mark.parametrize("variant", ["default512", "resnetish34", "clstm"])
+def test_chunks_with_halos_equal_the_whole(variant):
+    model = recipe_model(variant)
+    x = torch.randn(1, 64, 777, generator=torch.Generator().manual_seed(0))
+    expected = plain(model, x)
+    runner = make_runner(model)
+    with torch.no_grad():
+        for n_steps in (20, 23):
+            runner.chunk_columns = n_steps * runner.stride
+            assert len(list(runner.steps(x))) > 1
+            assert_close_to_peak(runner(x), expected)
+            assert_close_to_peak(torch.cat(list(runner.steps(x)), dim=1), runner.features(x))
+        # Without halos they do not: the test can fail.
+        runner.halo_before = runner.halo_after = 0
+        cut, whole = torch.cat(list(runner.steps(x)), dim=1), runner.features(x)
+        assert cut.shape != whole.shape or (cut - whole).abs().max() > 1e-3
+
+
+@variants
+def test_micro_batches_equal_the_batch(variant):
+    model = recipe_model(variant)
+    x = torch.randn(7, 64, 32, generator=torch.Generator().manual_seed(0))
+    runner = make_runner(model)
+    runner.columns_at_once = 64
+    with torch.no_grad():
+        assert_close_to_peak(runner(x), plain(model, x))
+
+
+def change_by_fused_optimizer(model):
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    model.encoder(torch.randn(2, 1, 64, 32)).sum().backward()
+    optimizer.step()
+    model.eval()
+
+
+def change_through_data(model):
+    for parameter in model.parameters():
+        parameter.data.mul_(0.9)
+
+
+def change_norm_buffers(model):
+    model.train()
+    with torch.no_grad():
+        model.encoder(torch.randn(2, 1, 64, 32) * 5 + 1)
+    model.eval()
+
+
+def change_by_load_state_dict(model):
+    model.load_state_dict({key: value * 0.9 for key, value in model.state_dict().items()})
+
+
+def change_by_to(model):
+    model.to(torch.float64)
+
+
+@pytest.mark.parametrize("name", ["default", "clstm", "cvt", "resnetish34"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_by_fused_optimizer,
+        change_through_data,
+        change_norm_buffers,
+        change_by_load_state_dict,
+        change_by_to,
+    ],
+)
+def test_never_stale(name, change):
+    torch.manual_seed(0)
+    model = create_model(name, **({"d": 32} if name == "default" else {}))
+    clip = voice(1, 4000)[None]
+    before = get_scene_embeddings(clip, model)
+    change(model)
+    after = get_scene_embeddings(clip, model)
+    with torch.no_grad():
+        assert_close_to_peak(after, model(clip).float(), 2e-5)
+    if change is not change_by_to:
+        assert (after - before).abs().max() > 1e-4 * before.abs().max()
+
+
+def test_hooks_replaced_layers_and_subclasses_run_as_they_are():
+    torch.manual_seed(0)
+    clip = voice(1, 4000)[None]
+
+    model = create_model("default", d=16)
+    before = get_scene_embeddings(clip, model)
+    handle = model.encoder.fc[0].register_forward_hook(lambda module, args, output: output * 2)
+    hooked = get_scene_embeddings(clip, model)
+    assert (hooked - before).abs().max() > 1e-3
+    torch.testing.assert_close(hooked, model(clip).detach())
+    handle.remove()
+    torch.testing.assert_close(get_scene_embeddings(clip, model), before)
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    layer = Doubled(16, 16)
+    layer.load_state_dict(model.encoder.fc[3].state_dict())
+    model.encoder.fc[3] = layer.eval()
+    torch.testing.assert_close(get_scene_embeddings(clip, model), model(clip).detach())
+    assert isinstance(make_runner(model), PlainRunner)
+
+    model = create_model("default", d=16)
+    torch.nn.utils.parametrizations.weight_norm(model.encoder.features[0])
+    torch.testing.assert_close(get_scene_embeddings(clip, model), model(clip).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_plain_runner_neither_trains_nor_changes_mode():
+    torch.manual_seed(0)
+    model = create_model("default", d=16)
+    model.encoder.features[0].register_forward_hook(lambda *_: None)
+    clip = voice(1, 4000)[None]
+    expected = get_scene_embeddings(clip, model)
+    model.train()
+    buffers = {key: value.clone() for key, value in model.encoder.named_buffers()}
+    torch.testing.assert_close(get_scene_embeddings(clip, model), expected)
+    assert all(module.training for module in model.modules())
+    for key, value in model.encoder.named_buffers():
+        torch.testing.assert_close(value, buffers[key], rtol=0, atol=0)
+
+
+def test_threads_share_one_model():
+    model = recipe_model("default512").train()
+    clips = [voice(seed, 6000)[None] for seed in range(6)]
+    expected = [get_scene_embeddings(clip, model) for clip in clips]
+    results = [None] * len(clips)
+
+    def work(i):
+        results[i] = get_scene_embeddings(clips[i], model)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(clips))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result, reference in zip(results, expected):
+        assert_close_to_peak(result, reference)
+    assert model.training
+
+
+def test_works_under_torch_compile():
+    model = recipe_model("default512")
+    clip = voice(1, 6000)[None]
+    expected = get_scene_embeddings(clip, model)
+    compiled = torch.compile(model, backend="eager")
+    assert_close_to_peak(get_scene_embeddings(clip, compiled), expected)
+    model.encoder = torch.compile(model.encoder, backend="eager")
+    assert_close_to_peak(get_scene_embeddings(clip, model), expected)
+    assert_close_to_peak(model(clip).detach(), expected)
+
+
+@pytest.mark.parametrize("variant", ["default512", "resnetish34", "clstm", "cvt"])
+def test_autocast_is_the_callers_choice(variant):
+    model = recipe_model(variant)
+    clip = voice(1, 8000)[None]
+    expected = get_scene_embeddings(clip, model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embedding = get_scene_embeddings(clip, model)
+        frames, _ = get_timestamp_embeddings(clip, model)
+    assert embedding.dtype == frames.dtype == torch.float32
+    assert not torch.equal(embedding, expected)
+    assert_close_to_peak(embedding, expected, 5e-2)
+
+
+def test_a_scene_too_long_for_attention_is_refused_before_memory_runs_out():
+    model = recipe_model("cvt")
+    with pytest.raises(InvalidInputError, match=r"quadratic.*limited to 10 minutes, got 10\.0"):
+        run(model, torch.zeros(1, 64, MAX_COLUMNS + 1))
+
+
+# --- dense frames -------------------------------------------------------------------------------
+
+
+def test_dense_frames_are_close_to_exact_ones():
+    model = recipe_model("default512", normalization=(-6.0, 5.0))
+    clip = voice(3, 32000)
+    exact, times = get_timestamp_embeddings(clip[None], model)
+    dense, dense_times = get_timestamp_embeddings(clip[None], model, dense=True)
+    assert dense.shape == exact.shape
+    assert torch.equal(times, dense_times)
+    centred = [frames[0] - exact[0].mean(dim=0) for frames in (exact, dense)]
+    similarity = torch.nn.functional.cosine_similarity(*centred)
+    assert similarity.median() > 0.9
+
+
+@pytest.mark.parametrize(("variant", "width"), [("default512", 12), ("resnetish34", 7)])
+def test_dense_frames_pool_the_steps_of_the_padded_clip(variant, width):
+    model = recipe_model(variant, normalization=(-6.0, 5.0))
+    clip = voice(3, 20000)
+    runner = make_runner(model)
+    assert isinstance(runner, PooledRunner)
+    with torch.no_grad():
+        log_mel = model.frontend(torch.nn.functional.pad(clip, (8000, 8000))[None])
+        steps = runner.features((log_mel + 6) / 5)[0]
+    dense, _ = get_timestamp_embeddings(clip[None], model, 1000, 160, dense=True)
+    for k in range(dense.shape[1]):  # 160 ms are two steps of the one, one of the other
+        window = steps[k * 16 // runner.stride :][:width]
+        assert_close_to_peak(dense[0, k], window.mean(dim=0) + window.amax(dim=0))
+
+
+@pytest.mark.parametrize(("frame_ms", "hop_ms"), [(1000, 50), (30, 10), (333.3, 7.7), (5000, 1000)])
+@pytest.mark.parametrize("n_samples", [1, 700, 17000])
+def test_dense_takes_any_grid(frame_ms, hop_ms, n_samples):
+    model = create_model("default", d=8)
+    audio = voice(1, 17000)[None, :n_samples]
+    dense, times = get_timestamp_embeddings(audio, model, frame_ms, hop_ms, dense=True)
+    exact, exact_times = get_timestamp_embeddings(audio, model, frame_ms, hop_ms)
+    assert dense.shape == exact.shape
+    assert torch.equal(times, exact_times)
+    assert dense.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["clstm", "cvt"])
+def test_dense_is_for_convolutions(name):
+    with pytest.raises(InvalidInputError, match="'default' and 'resnetish34'"):
+        get_timestamp_embeddings(voice(1, 4000)[None], create_model(name), dense=True)

@@ -1,0 +1,135 @@
+"""Waveforms in blocks give the numbers of the whole; long files give those of short ones."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from parity_data import assert_close_to_peak, recipe_model, voice
+
+import serab_byols
+from serab_byols import embed, hear, streaming
+from serab_byols.errors import AudioFileError
+from serab_byols.frames import frame_log_mels
+from serab_byols.framing import FrameGrid
+from serab_byols.frontend import create_frontend
+from serab_byols.streaming import stream_frames, stream_log_mel
+
+FRONT = create_frontend("torch")
+
+
+@pytest.mark.parametrize("n_samples", [1, 512, 513, 2048, 2049, 3333, 20000, 20160])
+@pytest.mark.parametrize("block", [7, 160, 1000, 4096, 100000])
+def test_log_mel_in_blocks_equals_the_whole(n_samples, block):
+    clip = voice(1, 20160)[:n_samples]
+    parts = list(stream_log_mel(FRONT, clip.split(block), 1120))
+    whole = FRONT(torch.nn.functional.pad(clip, (0, max(0, 1120 - n_samples)))[None])[0]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_samples", [1, 799, 800, 12345, 20000])
+@pytest.mark.parametrize("block", [333, 4096, 100000])
+@pytest.mark.parametrize(("frame_ms", "hop_ms"), [(1000, 50), (25, 10.03125), (100, 333.3)])
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_frames_in_blocks_equal_cutting_the_padded_clip(n_samples, block, frame_ms, hop_ms, at_once):
+    clip = torch.arange(1.0, n_samples + 1)
+    grid = FrameGrid(frame_ms, hop_ms, 16000)
+    padded = torch.nn.functional.pad(clip, (grid.pad_before_samples, grid.pad_after_samples))
+    starts = grid.starts(0, grid.n_frames(n_samples))
+    expected = [padded[start : start + grid.frame_samples] for start in starts]
+    found = []
+    for stretch, firsts in stream_frames(clip.split(block), grid, at_once):
+        assert len(firsts) <= at_once
+        found += [stretch[first : first + grid.frame_samples] for first in firsts]
+    assert len(found) == len(expected)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
+@pytest.mark.parametrize("frame_samples", [200, 513, 1120, 6080, 6081, 16000])
+@pytest.mark.parametrize("hop", [1, 77, 160, 800])
+def test_shared_columns_equal_cutting_frames_first(frame_samples, hop):
+    stretch = voice(2, frame_samples + 6 * hop)
+    starts = torch.arange(6) * hop
+    frames = torch.stack([stretch[start : start + frame_samples] for start in starts])
+    frames = torch.nn.functional.pad(frames, (0, max(0, 513 - frame_samples)))
+    shared = frame_log_mels(FRONT, stretch, starts, frame_samples, 513)
+    torch.testing.assert_close(shared, FRONT(frames), rtol=0, atol=1e-4)
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """3.1 s at 44.1 kHz, stereo."""
+    path = tmp_path / "long.flac"
+    left = voice(4, 136710).numpy()
+    soundfile.write(path, np.stack([left, left[::-1] / 2], axis=1), 44100)
+    return path
+
+
+@pytest.mark.parametrize("variant", ["default512", "clstm", "cvt"])
+@pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
+@pytest.mark.parametrize("options", [{}, {"timestamps": True, "hop_size": 200}])
+def test_streamed_files_equal_files_in_memory(recording, monkeypatch, variant, normalization, options):
+    model = recipe_model(variant, normalization=normalization)
+    in_memory = serab_byols.embed_file(recording, model, start=0.5, **options)
+    monkeypatch.setattr(embed, "STREAM_S", 1.0)
+    monkeypatch.setattr("serab_byols.timestamps._COLUMNS_AT_ONCE", 400)
+    streamed = serab_byols.embed_file(recording, model, start=0.5, **options)
+    assert_close_to_peak(torch.from_numpy(streamed.embedding), torch.from_numpy(in_memory.embedding))
+    for column in ("start", "end", "time"):
+        np.testing.assert_array_equal(getattr(streamed, column), getattr(in_memory, column))
+
+
+def test_streamed_dense_frames_equal_those_in_memory(recording, monkeypatch):
+    model = recipe_model("default512")
+    options = {"timestamps": True, "dense": True}
+    in_memory = serab_byols.embed_file(recording, model, **options)
+    monkeypatch.setattr(embed, "STREAM_S", 1.0)
+    streamed = serab_byols.embed_file(recording, model, **options)
+    assert_close_to_peak(torch.from_numpy(streamed.embedding), torch.from_numpy(in_memory.embedding))
+
+
+def test_long_clips_in_memory_go_through_in_blocks(monkeypatch):
+    model = recipe_model("default512")
+    clips = torch.stack([voice(1, 40000), voice(2, 40000)])
+    expected = serab_byols.get_scene_embeddings(clips, model)
+    frames, _ = serab_byols.get_timestamp_embeddings(clips, model, 500, 250)
+    for module in (streaming, hear):
+        monkeypatch.setattr(module, "BLOCK_SAMPLES", 9000)
+    assert_close_to_peak(serab_byols.get_scene_embeddings(clips, model), expected)
+    assert_close_to_peak(serab_byols.get_timestamp_embeddings(clips, model, 500, 250)[0], frames)
+
+
+@pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_damage_late_in_a_streamed_file_leaves_no_rows(tmp_path, monkeypatch, normalization, timestamps):
+    good, bad = tmp_path / "good.wav", tmp_path / "bad.wav"
+    samples = voice(1, 64000).numpy().copy()
+    soundfile.write(good, samples, 16000, subtype="FLOAT")
+    samples[60000] = np.nan
+    soundfile.write(bad, samples, 16000, subtype="FLOAT")
+    monkeypatch.setattr(embed, "STREAM_S", 1.0)
+    monkeypatch.setattr("serab_byols.audio._BLOCK_FRAMES", 4096)
+    monkeypatch.setattr("serab_byols.timestamps._COLUMNS_AT_ONCE", 400)
+    model = serab_byols.create_model("default", d=8, normalization=normalization)
+    errors = []
+    records = list(
+        serab_byols.embed_files(
+            [good, bad, good],
+            model,
+            timestamps=timestamps,
+            hop_size=200,
+            on_error=lambda segment, error: errors.append((segment.path, error)),
+        )
+    )
+    assert [record.file for record in records] == [str(good), str(good)]
+    assert [path for path, _ in errors] == [bad]
+    assert isinstance(errors[0][1], AudioFileError)
+
+
+def test_short_and_long_files_keep_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "STREAM_S", 0.3)
+    names = []
+    for i, n_samples in enumerate([3000, 9000, 3000, 3000, 9000]):
+        names.append(str(tmp_path / f"{i}.wav"))
+        soundfile.write(names[-1], voice(i, n_samples).numpy(), 16000)
+    model = serab_byols.create_model("default", d=8)
+    assert [record.file for record in serab_byols.embed_files(names, model)] == names
