@@ -1,0 +1,212 @@
+"""Tables on disk: what is in them, and that they appear whole or not at all."""
+
+import json
+import os
+import stat
+import sys
+
+import numpy as np
+import pandas
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from serab_byols import Record, sinks
+from serab_byols.errors import InvalidInputError, MissingExtraError
+from serab_byols.files import replaced_whole
+from serab_byols.sinks import METADATA_KEY, check_output, open_sink
+
+SIZE = 5
+METADATA = {"encoder": "default", "weights": "résumé.safetensors"}
+ENDINGS = (".parquet", ".npz")
+endings = pytest.mark.parametrize("ending", ENDINGS)
+both_kinds = pytest.mark.parametrize("timestamps", [False, True])
+
+
+def scenes(n=4):
+    rng = np.random.default_rng(0)
+    return [
+        Record(name, 0.5 * i, 0.5 * i + 0.25, rng.standard_normal(SIZE).astype(np.float32))
+        for i, name in zip(range(n), ["b.wav", "a.wav", "söz, 音.wav", "b.wav"])
+    ]
+
+
+def frames(n=3):
+    rng = np.random.default_rng(1)
+    return [
+        Record(
+            file=f"{i}.wav",
+            start=np.arange(i + 2) * 0.1,
+            end=np.arange(i + 2) * 0.1 + 0.2,
+            embedding=rng.standard_normal((i + 2, SIZE)).astype(np.float32),
+            time=np.arange(i + 2) * 0.1 + 0.1,
+        )
+        for i in range(n)
+    ]
+
+
+def save(path, records, timestamps):
+    with open_sink(path, embedding_size=SIZE, timestamps=timestamps, metadata=METADATA) as sink:
+        for record in records:
+            sink.add(record)
+    return path
+
+
+def failing_after(records, error):
+    yield from records
+    raise error
+
+
+def load(path):
+    """Columns by name, and the metadata, of a table of either format."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            columns = {name: archive[name] for name in archive.files}
+        return columns, json.loads(str(columns.pop("metadata")))
+    table = pyarrow.parquet.read_table(path)
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    columns["embedding"] = np.stack(columns["embedding"])
+    return columns, json.loads(table.schema.metadata[METADATA_KEY.encode()])
+
+
+def expected_columns(records, timestamps):
+    columns = {
+        "file": np.repeat(
+            [record.file for record in records], [np.atleast_1d(record.start).size for record in records]
+        ),
+        "start": np.concatenate([np.atleast_1d(record.start) for record in records]),
+        "end": np.concatenate([np.atleast_1d(record.end) for record in records]),
+        "embedding": np.concatenate([np.atleast_2d(record.embedding) for record in records]),
+    }
+    if timestamps:
+        columns["time"] = np.concatenate([record.time for record in records])
+    return columns
+
+
+# Content
+
+
+@endings
+@both_kinds
+@pytest.mark.parametrize("block_bytes", [1, 100, 1 << 20])
+def test_a_table_holds_the_records(tmp_path, monkeypatch, ending, timestamps, block_bytes):
+    monkeypatch.setattr(sinks, "_ROW_GROUP_BYTES", block_bytes)
+    records = frames() if timestamps else scenes()
+    columns, metadata = load(save(tmp_path / f"out{ending}", records, timestamps))
+    expected = expected_columns(records, timestamps)
+    assert set(columns) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(columns[name], values)
+    assert (columns["start"].dtype, columns["embedding"].dtype) == (np.float64, np.float32)
+    assert metadata == METADATA
+
+
+@both_kinds
+def test_the_parquet_schema(tmp_path, timestamps):
+    path = save(tmp_path / "out.parquet", frames() if timestamps else scenes(), timestamps)
+    schema = pyarrow.parquet.read_schema(path)
+    expected = {"file": pyarrow.string(), "start": pyarrow.float64(), "end": pyarrow.float64()}
+    if timestamps:
+        expected["time"] = pyarrow.float64()
+    expected["embedding"] = pyarrow.list_(pyarrow.float32(), SIZE)
+    assert dict(zip(schema.names, schema.types)) == expected
+    assert schema.names == list(expected)
+
+
+def test_rows_are_written_in_blocks_so_that_memory_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(sinks, "_ROW_GROUP_BYTES", 2 * SIZE * 4)
+    path = save(tmp_path / "out.parquet", scenes(4), False)
+    assert pyarrow.parquet.ParquetFile(path).metadata.num_row_groups == 2
+
+
+def test_pandas_reads_a_table_that_can_be_used_at_once(tmp_path):
+    records = scenes()
+    table = pandas.read_parquet(save(tmp_path / "out.parquet", records, False))
+    assert list(table.columns) == ["file", "start", "end", "embedding"]
+    assert list(table["file"]) == [record.file for record in records]
+    matrix = np.stack(table["embedding"])
+    np.testing.assert_array_equal(matrix, np.stack([record.embedding for record in records]))
+    assert matrix.dtype == np.float32
+    assert table.groupby("file")["end"].max().to_dict() == {
+        "a.wav": 0.75,
+        "b.wav": 1.75,
+        "söz, 音.wav": 1.25,
+    }
+
+
+def test_the_number_of_rows_is_counted(tmp_path):
+    with open_sink(tmp_path / "out.npz", embedding_size=SIZE, timestamps=True, metadata={}) as sink:
+        for record in frames(3):
+            sink.add(record)
+        assert sink.n_rows == 2 + 3 + 4
+
+
+# Whole or not at all
+
+
+@endings
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_failed_run_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch, ending, error, exists):
+    monkeypatch.setattr(sinks, "_ROW_GROUP_BYTES", 1)  # rows reach the disk at once
+    path = tmp_path / f"out{ending}"
+    if exists:
+        path.write_bytes(b"old")
+    with pytest.raises(error):
+        save(path, failing_after(scenes(), error), False)
+    assert [file.name for file in tmp_path.iterdir()] == ([path.name] if exists else [])
+    if exists:
+        assert path.read_bytes() == b"old"
+
+
+@endings
+def test_the_old_table_stays_until_the_new_one_is_whole(tmp_path, monkeypatch, ending):
+    monkeypatch.setattr(sinks, "_ROW_GROUP_BYTES", 1)
+    path = save(tmp_path / f"out{ending}", scenes(1), False)
+    with open_sink(path, embedding_size=SIZE, timestamps=False, metadata=METADATA) as sink:
+        for record in scenes(3):
+            sink.add(record)
+            assert len(load(path)[0]["file"]) == 1
+    assert len(load(path)[0]["file"]) == 3
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+@pytest.mark.parametrize("exists", [False, True])
+def test_permissions_are_those_of_the_old_file_or_of_any_new_one(tmp_path, exists):
+    path, other = tmp_path / "out.npz", tmp_path / "other"
+    other.touch()
+    expected = stat.S_IMODE(other.stat().st_mode)
+    if exists:
+        path.touch()
+        path.chmod(0o640)
+        expected = 0o640
+    with replaced_whole(path) as scratch:
+        scratch.write_bytes(b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == expected
+
+
+# Outputs that cannot be
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("out.csv", r"must end in \.parquet or \.npz, got 'out\.csv'"),
+        ("out", r"must end in \.parquet or \.npz, got 'out'"),
+        ("folder.npz", "is a folder"),
+        ("missing/out.npz", "folder .*missing does not exist"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_beforehand(tmp_path, name, message):
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(InvalidInputError, match=message):
+        check_output(tmp_path / name)
+
+
+def test_without_pyarrow_parquet_says_what_to_install_and_npz_works(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'serab-byols\[parquet\]'"):
+        check_output(tmp_path / "out.parquet")
+    assert len(load(save(tmp_path / "out.npz", scenes(), False))[0]["file"]) == 4
