@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 
@@ -254,16 +254,10 @@ def _decode(index: int, segment: Segment, sample_rate_hz: int) -> _Decoded:
         _check_name(segment)
         with AudioClip(segment.path, segment.start_s, segment.end_s) as clip:
             is_long = clip.end_s - clip.start_s > STREAM_S
-            samples = None if is_long else _finite(segment, clip.read(sample_rate_hz))
+            samples = None if is_long else clip.read(sample_rate_hz)
             return _Decoded(index, segment, clip.start_s, clip.end_s, samples)
     except SerabByolsError as error:
         return _Decoded(index, segment, error=error)
-
-
-def _finite(segment: Segment, samples: np.ndarray) -> np.ndarray:
-    if not np.isfinite(samples).all():
-        raise AudioFileError(f"{segment.path}: holds NaN or infinite samples")
-    return samples
 
 
 def _check_name(segment: Segment) -> None:
@@ -304,12 +298,12 @@ def _embed_stream(
 
         def source() -> Iterator[torch.Tensor]:
             for block in _one_ahead(clip.blocks(model.sample_rate), pool):
-                yield torch.from_numpy(_finite(segment, block)).to(model.device)
+                yield torch.from_numpy(block).to(model.device)
 
         with computing():
             if grid is None:
                 embedding = embed_scene_stream(source, model).cpu().numpy()
-                yield decoded.index, _scene_record(decoded, embedding)
+                yield decoded.index, _scene_record(replace(decoded, end_s=clip.end_s), embedding)
                 return
             rule = model.resolved_normalization
             if isinstance(rule, Statistics):
@@ -317,6 +311,7 @@ def _embed_stream(
                     pass
             first = 0
             for frames in frame_embeddings(source, model, make_runner(model), grid, rule, dense):
+                decoded = replace(decoded, end_s=clip.end_s)  # known since all of it has been decoded
                 yield decoded.index, _frames_record(decoded, grid, frames.cpu().numpy(), first)
                 first += len(frames)
 

@@ -4,7 +4,7 @@ The recipe (BYOL-A, arXiv 2103.06695, section IV, with the band limits of BYOL-S
 16 kHz, frames of 25 ms every 10 ms, FFT of 1024, 64 triangular HTK-mel bands from 60 to 7800 Hz,
 natural logarithm of the power. Three implementations agree on it:
 
-* ``"torch"`` (default): ``torch.stft``; needs nothing but torch.
+* ``"torch"`` (default): ``torch.fft``; needs nothing but torch.
 * ``"nnaudio"``: the STFT as a convolution, for targets to which an FFT cannot be exported.
 * ``"torchaudio"``: ``torchaudio.transforms.MelSpectrogram``.
 
@@ -51,8 +51,9 @@ RECIPE = {
 }
 """What a checkpoint records about its input, whichever implementation computes it."""
 
-_BLOCK_FRAMES = 3000
-"""Frames per STFT call. Bounds the complex spectrogram to 25 MB, whatever the clip's length."""
+_MARGIN = (N_FFT - WINDOW_SAMPLES) // 2
+_BLOCK_FRAMES = 800
+"""Frames per FFT call: their spectrum, 3 MB, stays in the cache, and memory is bounded for any clip."""
 
 
 def mel_filterbank() -> np.ndarray:
@@ -121,7 +122,7 @@ class LogMelFrontend(nn.Module):
 
 
 class TorchFrontend(LogMelFrontend):
-    """The default front end, on ``torch.stft``."""
+    """The default front end, on ``torch.fft``; the same frames and windows as ``torch.stft`` makes."""
 
     name = "torch"
     window: torch.Tensor
@@ -143,32 +144,23 @@ class TorchFrontend(LogMelFrontend):
     def log_mel_of_windows(self, samples: torch.Tensor) -> torch.Tensor:
         """Log-mel columns (N, 64) of the samples (N, 400) under N positions of the window."""
         with torch.autocast(samples.device.type, enabled=False):
-            # Zeros on both sides, as in torch.stft: the same numbers go into the FFT.
-            margin = (N_FFT - WINDOW_SAMPLES) // 2
-            spectrum = torch.fft.rfft(F.pad(samples.to(self.dtype) * self.window, (margin, margin)))
-            power = torch.view_as_real(spectrum).square().sum(dim=-1)
-            return torch.log(torch.matmul(power, self.mel_fb) + LOG_OFFSET)
+            windowed = F.pad(samples.to(self.dtype) * self.window, (_MARGIN, _MARGIN))
+            return torch.log(self._mel_power(windowed) + LOG_OFFSET)
 
     def _unpadded(self, padded: torch.Tensor) -> torch.Tensor:
-        n_frames = 1 + (padded.shape[1] - N_FFT) // HOP_SAMPLES
-        blocks = []
-        for first in range(0, n_frames, _BLOCK_FRAMES):
-            last = min(first + _BLOCK_FRAMES, n_frames) - 1
-            blocks.append(self._block(padded[:, first * HOP_SAMPLES : last * HOP_SAMPLES + N_FFT]))
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
+        frames = padded.unfold(1, N_FFT, HOP_SAMPLES)  # (B, T, 1024), a view
+        window = F.pad(self.window, (_MARGIN, _MARGIN))
+        clips = []
+        for some in frames.split(max(1, _BLOCK_FRAMES // frames.shape[1])):
+            blocks = [self._mel_power(block * window) for block in some.split(_BLOCK_FRAMES, dim=1)]
+            clips.append(torch.cat(blocks, dim=1))
+        return torch.cat(clips).transpose(1, 2)
 
-    def _block(self, padded: torch.Tensor) -> torch.Tensor:
-        spectrum = torch.stft(
-            padded,
-            N_FFT,
-            hop_length=HOP_SAMPLES,
-            win_length=WINDOW_SAMPLES,
-            window=self.window,
-            center=False,
-            return_complex=True,
-        )
-        power = torch.view_as_real(spectrum).square().sum(dim=-1)  # (B, 513, frames)
-        return torch.matmul(self.mel_fb.T, power)  # (B, 64, frames)
+    def _mel_power(self, windowed: torch.Tensor) -> torch.Tensor:
+        """Mel power (..., 64) of windowed frames (..., 1024)."""
+        parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)  # (..., 1026), re and im in turn
+        # One product with every filter twice adds re^2 and im^2 and weights them, in one pass.
+        return torch.matmul(parts * parts, self.mel_fb.repeat_interleave(2, dim=0))
 
 
 class NnAudioFrontend(LogMelFrontend):

@@ -51,7 +51,7 @@ def parse_normalization(value: str | Sequence[float]) -> Normalization:
         return value
     try:
         mean, std = (float(number) for number in value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInputError(
             f"normalization takes one of {', '.join(RULES)} or two numbers (mean, std), got {value!r}"
         ) from error

@@ -20,6 +20,7 @@ from serab_byols import (
     get_scene_embeddings,
     get_timestamp_embeddings,
 )
+from serab_byols.audio import AudioClip
 from serab_byols.errors import AudioFileError, InvalidInputError
 from serab_byols.inputs import Segment
 
@@ -302,6 +303,72 @@ def test_fixed_statistics_are_used(tmp_path, tiny_model):
     embedding = embed_file(path, model).embedding
     assert_same(embedding, get_scene_embeddings(voice()[None], model)[0])
     assert_different(embedding, embed_file(path, tiny_model).embedding)
+
+
+# Long recordings, which are streamed
+
+
+@pytest.fixture
+def streamed(monkeypatch):
+    """Turns on the streaming of everything; called by tests when they have the other result."""
+    return lambda: monkeypatch.setattr(embed, "STREAM_S", 0.0)
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
+@pytest.mark.parametrize("segment", [{}, {"start": 0.25, "end": 1.5}])
+def test_streaming_does_not_change_a_record(
+    tmp_path, tiny_model, streamed, timestamps, normalization, segment
+):
+    model = model_with(tiny_model, normalization)
+    path = write(tmp_path / "a.mp3", np.stack([voice(1, 2, 44100), voice(2, 2, 44100)], axis=1), 44100)
+    options = {"timestamps": timestamps, "frame_duration": 300, "hop_size": 70, **segment}
+    expected = embed_file(path, model, **options)
+    streamed()
+    record = embed_file(path, model, **options)
+    assert record.file == expected.file
+    np.testing.assert_array_equal(record.start, expected.start)
+    np.testing.assert_array_equal(record.end, expected.end)
+    if timestamps:
+        np.testing.assert_array_equal(record.time, expected.time)
+    np.testing.assert_allclose(record.embedding, expected.embedding, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
+def test_a_damaged_recording_leaves_no_rows_when_streamed(
+    tmp_path, clips, tiny_model, streamed, timestamps, normalization
+):
+    samples = voice(1, 2)
+    samples[-10] = np.nan
+    damaged = write(tmp_path / "damaged.wav", samples, subtype="FLOAT")
+    streamed()
+    errors = []
+    records = embed_files(
+        [clips[0], damaged, clips[1]],
+        model_with(tiny_model, normalization),
+        timestamps=timestamps,
+        on_error=lambda segment, error: errors.append((segment.path, str(error))),
+    )
+    assert [record.file for record in records] == [str(clips[0]), str(clips[1])]
+    assert errors == [(damaged, f"{damaged}: holds samples that are NaN, infinite or beyond 1e+12")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
+def test_a_truncated_file_ends_where_its_samples_do(
+    tmp_path, tiny_model, streamed, stream, timestamps, normalization
+):
+    path = write(tmp_path / "a.mp3", voice(1, 2, 44100), 44100)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with AudioClip(path) as clip:
+        duration_s = len(clip.read(44100)) / 44100
+    assert duration_s < 1.5
+    if stream:
+        streamed()
+    record = embed_file(path, model_with(tiny_model, normalization), timestamps=timestamps)
+    assert np.max(record.end) == duration_s
 
 
 # Errors and the running ahead

@@ -136,7 +136,9 @@ def test_cvt_mean_and_max_pool_over_the_same_features():
     [
         ("audiontt", {}, "default, resnetish34, clstm, cvt"),
         ("default", {"width": 3}, "does not take"),
-        ("default", {"d": -1}, "does not take"),
+        ("default", {"d": -1}, "at least 1, got -1"),
+        ("default", {"d": 0}, "at least 1, got 0"),
+        ("default", {"d": "wide"}, "does not take"),
         ("cvt", {"pool": "median"}, "mean\\+max, mean, max"),
         ("cvt", {"depths": (1, 1)}, "3 stages"),
     ],

@@ -22,7 +22,7 @@ def test_pairs_of_any_kind_are_statistics(pair):
 
 
 @pytest.mark.parametrize(
-    "value", ["mean", "", 3, None, (1,), (1, 2, 3), (0, 0), (0, -1), (float("nan"), 1), "ab"]
+    "value", ["mean", "", 3, None, (1,), (1, 2, 3), (0, 0), (0, -1), (float("nan"), 1), (10**400, 1), "ab"]
 )
 def test_anything_else_is_refused(value):
     with pytest.raises(InvalidInputError, match="normalization"):

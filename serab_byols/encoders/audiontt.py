@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from serab_byols.encoders.base import Encoder, flatten_mel_major, mean_max
+from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import N_MELS
 
 CHANNELS = 64
@@ -37,6 +38,9 @@ class AudioNTT(Encoder):
     min_frames = 8
 
     def __init__(self, d: int = 2048) -> None:
+        if d < 1:
+            raise InvalidInputError(f"d is the width of the embedding, at least 1, got {d}")
+        d = int(d)
         super().__init__(embedding_size=d, config={"d": d})
         self.features = nn.Sequential(*_stage(1), *_stage(CHANNELS), *_stage(CHANNELS))
         self.fc = nn.Sequential(

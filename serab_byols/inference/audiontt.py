@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from serab_byols.encoders import AudioNTT
-from serab_byols.inference.base import PooledRunner, folded, mel_major
+from serab_byols.inference.base import PooledRunner, as_image, folded, max_pool_2x2, mel_major
+
+CONVOLVED_COLUMNS = 800
+"""Log-mel columns that go through the convolutions together, so that their output stays in the cache."""
 
 
 class AudioNTTRunner(PooledRunner):
@@ -31,10 +34,17 @@ class AudioNTTRunner(PooledRunner):
         return n_columns // self.stride
 
     def features(self, log_mel: torch.Tensor) -> torch.Tensor:
-        x = log_mel[:, None].to(self._linears[0][0].dtype)
+        size = max(1, CONVOLVED_COLUMNS // log_mel.shape[2])
+        x = torch.cat([self._convolved(part) for part in log_mel.split(size)])  # (b, T // 8, 512)
+        return self._linear(x)
+
+    def _convolved(self, log_mel: torch.Tensor) -> torch.Tensor:
+        x = as_image(log_mel, self._linears[0][0].dtype)
         for weight, bias in self._convolutions:
-            x = F.max_pool2d(F.conv2d(x, weight, bias, padding=1), 2).relu_()
-        x = mel_major(x)  # (b, T // 8, 512)
+            x = max_pool_2x2(F.conv2d(x, weight, bias, padding=1)).relu_()
+        return mel_major(x)
+
+    def _linear(self, x: torch.Tensor) -> torch.Tensor:
         for weight, bias in self._linears:
             x = F.linear(x, weight, bias).relu_()
         return x

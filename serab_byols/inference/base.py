@@ -17,7 +17,7 @@ class Runner(ABC):
             that activations stay near the cache and memory stays bounded.
     """
 
-    columns_at_once: int = 1600
+    columns_at_once: int = 3200
 
     def __call__(self, log_mel: torch.Tensor) -> torch.Tensor:
         size = max(1, self.columns_at_once // log_mel.shape[2])
@@ -104,6 +104,27 @@ def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
     """The same values, channels innermost in memory, which CPU convolutions and pooling prefer."""
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def as_image(log_mel: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(b, 64, T) to (b, 1, 64, T) with strides that say channels-last.
+
+    With one channel both layouts hold the same numbers in the same places, and a convolution goes by the
+    strides when it chooses the layout of what it makes.
+    """
+    return log_mel.to(dtype).contiguous()[..., None].permute(0, 3, 1, 2)
+
+
+def max_pool_2x2(x: torch.Tensor) -> torch.Tensor:
+    """The maximum of every 2x2 block, odd rows and columns left out; x is channels-last.
+
+    ``F.max_pool2d`` also keeps where each maximum came from, which takes longer than finding it.
+    """
+    rows = x.permute(0, 2, 3, 1)  # (b, M, T, C), contiguous
+    n_mels, n_columns = rows.shape[1] // 2 * 2, rows.shape[2] // 2 * 2
+    rows = torch.maximum(rows[:, 0:n_mels:2], rows[:, 1:n_mels:2])
+    rows = torch.maximum(rows[:, :, 0:n_columns:2], rows[:, :, 1:n_columns:2])
+    return rows.permute(0, 3, 1, 2)
 
 
 def mel_major(x: torch.Tensor) -> torch.Tensor:

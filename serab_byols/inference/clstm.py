@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from serab_byols.encoders import CLSTM
-from serab_byols.inference.base import ConvolutionRunner, folded, mel_major
+from serab_byols.inference.base import ConvolutionRunner, as_image, folded, max_pool_2x2, mel_major
 
 
 class CLSTMRunner(ConvolutionRunner):
@@ -32,9 +32,9 @@ class CLSTMRunner(ConvolutionRunner):
         self._final: Any = encoder.fc_final[0]
 
     def features(self, log_mel: torch.Tensor) -> torch.Tensor:
-        x = log_mel[:, None].to(self._backward_weight.dtype)
+        x = as_image(log_mel, self._backward_weight.dtype)
         for weight, bias in self._convolutions:
-            x = F.max_pool2d(F.conv2d(x, weight, bias, padding=1), 2).relu_()
+            x = max_pool_2x2(F.conv2d(x, weight, bias, padding=1)).relu_()
         return mel_major(x)  # (b, t, 3584)
 
     def run(self, log_mel: torch.Tensor) -> torch.Tensor:

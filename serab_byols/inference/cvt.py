@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from serab_byols.encoders import CvT
 from serab_byols.encoders.cvt import HEAD_CHANNELS, NORM_EPS, Attention, ChannelNorm, FeedForward
 from serab_byols.errors import InvalidInputError
-from serab_byols.inference.base import Runner, channels_last, folded
+from serab_byols.inference.base import Runner, as_image, channels_last, folded
 
 MAX_COLUMNS = 60001
 """Ten minutes. Attention compares every position with every other, so that an hour would cost 36 times
@@ -35,7 +35,7 @@ class CvTRunner(Runner):
                 f"its length, so scenes are limited to {MAX_COLUMNS // 6000} minutes, got "
                 f"{log_mel.shape[2] / 6000:.1f}: use segments, or timestamp embeddings"
             )
-        x = log_mel[:, None].to(self._dtype)
+        x = as_image(log_mel, self._dtype)
         for stage in self._stages:
             x = stage(x)
         return self._pooled(x)

@@ -10,7 +10,7 @@ from torch import nn
 
 from serab_byols.encoders import Resnetish34
 from serab_byols.encoders.resnetish import BasicBlock
-from serab_byols.inference.base import PooledRunner, folded, mel_major
+from serab_byols.inference.base import PooledRunner, as_image, folded, mel_major
 
 Folded = tuple[torch.Tensor, torch.Tensor]
 
@@ -33,7 +33,7 @@ class Resnetish34Runner(PooledRunner):
 
     def features(self, log_mel: torch.Tensor) -> torch.Tensor:
         weight, bias = self._stem
-        x = F.conv2d(log_mel[:, None].to(weight.dtype), weight, bias, padding=3)
+        x = F.conv2d(as_image(log_mel, weight.dtype), weight, bias, padding=3)
         x = F.max_pool2d(x, 3, stride=2, padding=1).relu_()
         for block in self._blocks:
             x = block(x)
