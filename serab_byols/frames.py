@@ -1,4 +1,4 @@
-"""Log-mels of overlapping frames, each column that frames share computed once.
+"""Overlapping frames of a waveform, and their log-mels with each column that frames share computed once.
 
 Cutting frames first would transform every stretch of sound once for each frame that holds it, 20
 times at the default hop. But a column of a frame's log-mel depends on the 400 samples under its window
@@ -8,64 +8,100 @@ frame's own. So interior columns are computed once for every position on the cli
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 import torch.nn.functional as F
 
 from serab_byols.frontend import HOP_SAMPLES, WINDOW_SAMPLES, LogMelFrontend, TorchFrontend
+from serab_byols.normalization import Statistics
 
 _REACH = WINDOW_SAMPLES // 2
+FIRST_INNER = -(-_REACH // HOP_SAMPLES)
+"""The first column whose window lies within its frame; the ones before it are at the frame's edge."""
 
 
-def frame_log_mels(
-    front: LogMelFrontend, stretch: torch.Tensor, starts: torch.Tensor, frame_samples: int, min_samples: int
-) -> torch.Tensor:
-    """Log-mels (k, 64, T) of the frames of a stretch (m,) that start at ``starts`` (k,).
+@dataclass(frozen=True)
+class FrameBatch:
+    """Some frames of a waveform.
 
-    Frames of less than ``min_samples`` get zeros appended. Equal to cutting the frames first, but
-    for rounding.
+    Attributes:
+        front: the model's front end.
+        stretch: the samples (m,) that the frames lie in.
+        starts: first samples of the frames (k,), int64, in order, on the stretch's device.
+        frame_samples: length of every frame.
+        min_samples: shorter frames get zeros appended up to here.
+        statistics: the log-mels are normalised with these.
     """
-    starts = starts.to(stretch.device)
-    first = -(-_REACH // HOP_SAMPLES)
-    last = (frame_samples - _REACH) // HOP_SAMPLES
-    if last < first or frame_samples < min_samples or not isinstance(front, TorchFrontend):
-        offsets = torch.arange(frame_samples, device=stretch.device)
-        frames = stretch[starts[:, None] + offsets]
-        return front(F.pad(frames, (0, max(0, min_samples - frame_samples))))
-    n_columns = 1 + frame_samples // HOP_SAMPLES
-    inner = torch.arange(first, last + 1, device=stretch.device)
-    outer = torch.cat(
-        [
-            torch.arange(first, device=stretch.device),
-            torch.arange(last + 1, n_columns, device=stretch.device),
-        ]
-    )
-    log_mels = stretch.new_empty(len(starts), n_columns, front.mel_fb.shape[1], dtype=front.dtype)
-    log_mels[:, first : last + 1] = _shared_columns(front, stretch, starts, inner)
-    log_mels[:, outer] = _edge_columns(front, stretch, starts, outer, frame_samples)
-    return log_mels.transpose(1, 2)
 
+    front: LogMelFrontend
+    stretch: torch.Tensor
+    starts: torch.Tensor
+    frame_samples: int
+    min_samples: int
+    statistics: Statistics
 
-def _shared_columns(
-    front: TorchFrontend, stretch: torch.Tensor, starts: torch.Tensor, columns: torch.Tensor
-) -> torch.Tensor:
-    """Columns (k, c, 64) whose windows lie within their frames."""
-    firsts = starts[:, None] + columns * HOP_SAMPLES - _REACH
-    positions, which = torch.unique(firsts, return_inverse=True)
-    windows = stretch.unfold(0, WINDOW_SAMPLES, 1)[positions]
-    return front.log_mel_of_windows(windows)[which]
+    def __len__(self) -> int:
+        return len(self.starts)
 
+    def __getitem__(self, which: torch.Tensor) -> FrameBatch:
+        return replace(self, starts=self.starts[which])
 
-def _edge_columns(
-    front: TorchFrontend,
-    stretch: torch.Tensor,
-    starts: torch.Tensor,
-    columns: torch.Tensor,
-    frame_samples: int,
-) -> torch.Tensor:
-    """Columns (k, c, 64) whose windows reach past their frames, where samples are reflected."""
-    offsets = torch.arange(-_REACH, WINDOW_SAMPLES - _REACH, device=stretch.device)
-    within = (columns[:, None] * HOP_SAMPLES + offsets).abs()
-    end = frame_samples - 1
-    within = end - (end - within).abs()
-    windows = stretch[starts[:, None, None] + within]
-    return front.log_mel_of_windows(windows.flatten(0, 1)).unflatten(0, windows.shape[:2])
+    @property
+    def n_columns(self) -> int:
+        """Log-mel columns T of a frame."""
+        return 1 + max(self.frame_samples, self.min_samples) // HOP_SAMPLES
+
+    @property
+    def last_inner(self) -> int:
+        """The last column whose window lies within its frame."""
+        return (self.frame_samples - _REACH) // HOP_SAMPLES
+
+    @property
+    def can_share(self) -> bool:
+        """Whether columns can be told from the samples under their windows."""
+        return (
+            isinstance(self.front, TorchFrontend)
+            and self.frame_samples >= self.min_samples
+            and self.last_inner >= FIRST_INNER
+        )
+
+    def log_mels(self) -> torch.Tensor:
+        """Normalised log-mels (k, 64, T): equal to cutting the frames first, but for rounding."""
+        if not self.can_share:
+            offsets = torch.arange(self.frame_samples, device=self.stretch.device)
+            frames = self.stretch[self.starts[:, None] + offsets]
+            missing = max(0, self.min_samples - self.frame_samples)
+            return self._normalized(self.front(F.pad(frames, (0, missing))))
+        inner = torch.arange(FIRST_INNER, self.last_inner + 1, device=self.stretch.device)
+        firsts, which = torch.unique(self.starts[:, None] + inner * HOP_SAMPLES, return_inverse=True)
+        left, right = self.edge_columns()
+        return torch.cat([left, self.columns_at(firsts)[which], right], dim=1).transpose(1, 2)
+
+    def columns_at(self, centres: torch.Tensor) -> torch.Tensor:
+        """Normalised columns (N, 64) with windows centred on these samples (N,) of the stretch."""
+        windows = self.stretch.unfold(0, WINDOW_SAMPLES, 1)[centres - _REACH]
+        return self._columns(windows)
+
+    def edge_columns(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised first and last columns (k, c, 64) of every frame, where samples are reflected."""
+        device = self.stretch.device
+        outer = torch.cat(
+            [
+                torch.arange(FIRST_INNER, device=device),
+                torch.arange(self.last_inner + 1, self.n_columns, device=device),
+            ]
+        )
+        offsets = torch.arange(-_REACH, WINDOW_SAMPLES - _REACH, device=device)
+        end = self.frame_samples - 1
+        within = end - (end - (outer[:, None] * HOP_SAMPLES + offsets).abs()).abs()
+        windows = self.stretch[self.starts[:, None, None] + within]
+        columns = self._columns(windows.flatten(0, 1)).unflatten(0, windows.shape[:2])
+        return columns[:, :FIRST_INNER], columns[:, FIRST_INNER:]
+
+    def _columns(self, windows: torch.Tensor) -> torch.Tensor:
+        assert isinstance(self.front, TorchFrontend)
+        return self._normalized(self.front.log_mel_of_windows(windows))
+
+    def _normalized(self, log_mel: torch.Tensor) -> torch.Tensor:
+        return (log_mel - self.statistics.mean) / self.statistics.std

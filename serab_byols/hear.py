@@ -20,7 +20,7 @@ from serab_byols.normalization import (
     per_clip_statistics,
 )
 from serab_byols.streaming import BLOCK_SAMPLES, blocks_of, stream_log_mel
-from serab_byols.timestamps import BlockSource, frame_embeddings, frame_log_mel_blocks
+from serab_byols.timestamps import BlockSource, frame_batches, frame_embeddings
 
 FRAME_DURATION_MS = 1000.0
 HOP_SIZE_MS = 50.0
@@ -176,8 +176,8 @@ def _frame_rule(clips: list[torch.Tensor], model: ByolsModel, grid: FrameGrid) -
         return rule
     running = RunningStatistics()
     for clip in clips:
-        for log_mels in frame_log_mel_blocks(partial(blocks_of, clip), model, grid):
-            running.update(log_mels)
+        for frames in frame_batches(partial(blocks_of, clip), model, grid, Statistics(0.0, 1.0)):
+            running.update(frames.log_mels())
     mean, std = running.statistics
     if rule == "batch":
         return running.statistics

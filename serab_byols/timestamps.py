@@ -9,7 +9,7 @@ import torch
 
 from serab_byols.dense import dense_frames
 from serab_byols.errors import InvalidInputError
-from serab_byols.frames import frame_log_mels
+from serab_byols.frames import FrameBatch
 from serab_byols.framing import FrameGrid
 from serab_byols.frontend import HOP_SAMPLES
 from serab_byols.inference import PooledRunner, Runner
@@ -32,11 +32,20 @@ def clip_statistics(source: BlockSource, model: ByolsModel) -> Statistics:
     return running.statistics
 
 
-def frame_log_mel_blocks(source: BlockSource, model: ByolsModel, grid: FrameGrid) -> Iterator[torch.Tensor]:
-    """Log-mels (k, 64, T) of a clip's frames, block by block."""
+def frame_batches(
+    source: BlockSource, model: ByolsModel, grid: FrameGrid, statistics: Statistics
+) -> Iterator[FrameBatch]:
+    """A clip's frames, in order, so many at a time that memory is bounded."""
     frames_at_once = max(1, _COLUMNS_AT_ONCE // _columns(model, grid))
     for stretch, starts in stream_frames(source(), grid, frames_at_once):
-        yield frame_log_mels(model.frontend, stretch, starts, grid.frame_samples, model.min_samples)
+        yield FrameBatch(
+            front=model.frontend,
+            stretch=stretch,
+            starts=starts.to(stretch.device),
+            frame_samples=grid.frame_samples,
+            min_samples=model.min_samples,
+            statistics=statistics,
+        )
 
 
 def frame_embeddings(
@@ -51,12 +60,12 @@ def frame_embeddings(
 
     ``rule`` is fixed statistics or ``"clip"``, which takes a first pass over the clip.
     """
-    mean, std = rule if isinstance(rule, Statistics) else clip_statistics(source, model)
+    statistics = rule if isinstance(rule, Statistics) else clip_statistics(source, model)
     if dense:
-        yield from _dense_embeddings(source, model, runner, grid, Statistics(mean, std))
+        yield from _dense_embeddings(source, model, runner, grid, statistics)
         return
-    for log_mels in frame_log_mel_blocks(source, model, grid):
-        yield runner((log_mels - mean) / std)
+    for frames in frame_batches(source, model, grid, statistics):
+        yield runner.frames(frames)
 
 
 def dense_runner(model: ByolsModel, runner: Runner) -> PooledRunner:

@@ -8,7 +8,8 @@ from parity_data import VARIANTS, assert_close_to_peak, encoder_input, recipe_mo
 
 from serab_byols import create_model, get_scene_embeddings, get_timestamp_embeddings
 from serab_byols.errors import InvalidInputError
-from serab_byols.inference import PooledRunner, make_runner
+from serab_byols.inference import PooledRunner, Runner, make_runner
+from serab_byols.inference.audiontt import AudioNTTRunner
 from serab_byols.inference.cvt import MAX_COLUMNS
 from serab_byols.inference.plain import PlainRunner
 
@@ -211,6 +212,40 @@ def test_a_scene_too_long_for_attention_is_refused_before_memory_runs_out():
     model = recipe_model("cvt")
     with pytest.raises(InvalidInputError, match=r"quadratic.*limited to 10 minutes, got 10\.0"):
         run(model, torch.zeros(1, 64, MAX_COLUMNS + 1))
+
+
+# --- frames that share features -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frame_ms", "hop_ms"),
+    [(1000, 50), (1000, 10), (950, 25), (1003, 50), (999, 40), (500, 20), (380, 25), (330, 10), (1010, 110)],
+)
+@pytest.mark.parametrize("n_samples", [16000, 27777])
+def test_shared_features_equal_those_of_frames_cut_first(monkeypatch, frame_ms, hop_ms, n_samples):
+    model = recipe_model("default512")
+    clip = voice(6, n_samples)[None]
+    n_shared = []
+    as_it_was = AudioNTTRunner._shared
+    monkeypatch.setattr(
+        AudioNTTRunner,
+        "_shared",
+        lambda self, frames: n_shared.append(len(frames)) or as_it_was(self, frames),
+    )
+    embeddings, _ = get_timestamp_embeddings(clip, model, frame_ms, hop_ms)
+    assert sum(n_shared) == embeddings.shape[1]
+    monkeypatch.setattr(AudioNTTRunner, "frames", Runner.frames)
+    assert_close_to_peak(embeddings, get_timestamp_embeddings(clip, model, frame_ms, hop_ms)[0])
+
+
+@pytest.mark.parametrize(
+    ("frame_ms", "hop_ms"), [(1000, 33.3), (200, 10), (1000, 990), (70, 10), (1000, 1.0625)]
+)
+def test_frames_with_little_in_common_are_computed_apart(monkeypatch, frame_ms, hop_ms):
+    model = recipe_model("default512")
+    monkeypatch.setattr(AudioNTTRunner, "_shared", lambda self, frames: pytest.fail("shared"))
+    embeddings, _ = get_timestamp_embeddings(voice(6, 8000)[None], model, frame_ms, hop_ms)
+    assert embeddings.isfinite().all()
 
 
 # --- dense frames -------------------------------------------------------------------------------

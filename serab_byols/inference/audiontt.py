@@ -8,10 +8,17 @@ import torch
 import torch.nn.functional as F
 
 from serab_byols.encoders import AudioNTT
+from serab_byols.frames import FrameBatch
+from serab_byols.frontend import HOP_SAMPLES
 from serab_byols.inference.base import PooledRunner, as_image, folded, max_pool_2x2, mel_major
+from serab_byols.inference.shared import is_worth_sharing, shared_steps
 
 CONVOLVED_COLUMNS = 800
 """Log-mel columns that go through the convolutions together, so that their output stays in the cache."""
+
+
+MAX_GRIDS = 4
+"""Frames on more grids of log-mel columns than this have too little in common."""
 
 
 class AudioNTTRunner(PooledRunner):
@@ -37,6 +44,27 @@ class AudioNTTRunner(PooledRunner):
         size = max(1, CONVOLVED_COLUMNS // log_mel.shape[2])
         x = torch.cat([self._convolved(part) for part in log_mel.split(size)])  # (b, T // 8, 512)
         return self._linear(x)
+
+    def frames(self, frames: FrameBatch) -> torch.Tensor:
+        if is_worth_sharing(frames):
+            return self._shared(frames)
+        # A hop of 25 ms is 2.5 columns: every other frame lies on a grid of columns of its own.
+        grids = frames.starts % HOP_SAMPLES
+        groups = [(grids == grid).nonzero()[:, 0] for grid in grids.unique()]
+        if len(groups) > MAX_GRIDS or not all(is_worth_sharing(frames[group]) for group in groups):
+            return super().frames(frames)
+        embeddings = torch.cat([self._shared(frames[group]) for group in groups])
+        return embeddings[torch.cat(groups).argsort()]
+
+    def _shared(self, frames: FrameBatch) -> torch.Tensor:
+        shared, which, own = shared_steps(frames, self._convolutions)
+        shared, own = self._linear(shared).float(), self._linear(own).float()
+        total, peak = own.sum(dim=1), own.amax(dim=1)
+        for step in which.unbind(dim=1):  # step by step: all at once would not stay in the cache
+            of_frames = shared[step]
+            total += of_frames
+            peak = torch.maximum(peak, of_frames)
+        return total / (which.shape[1] + own.shape[1]) + peak
 
     def _convolved(self, log_mel: torch.Tensor) -> torch.Tensor:
         x = as_image(log_mel, self._linears[0][0].dtype)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from serab_byols.frames import FrameBatch
+
 
 class Runner(ABC):
     """Normalised log-mel (B, 64, T) to embedding (B, D), both float32, any B and T.
@@ -26,6 +28,10 @@ class Runner(ABC):
     @abstractmethod
     def run(self, log_mel: torch.Tensor) -> torch.Tensor:
         """Embeddings (b, D) of a batch that is small enough."""
+
+    def frames(self, frames: FrameBatch) -> torch.Tensor:
+        """Embeddings (k, D), float32, of overlapping frames."""
+        return self(frames.log_mels())
 
 
 class ConvolutionRunner(Runner):
