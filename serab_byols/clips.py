@@ -51,7 +51,7 @@ def _float32(samples: torch.Tensor | np.ndarray, label: str, device: torch.devic
     if isinstance(samples, np.ndarray):
         if not np.issubdtype(samples.dtype, np.floating):
             raise _not_floating(label, samples.dtype)
-        samples = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+        samples = torch.from_numpy(np.require(samples, np.float32, ["C", "W"]))
     if not samples.is_floating_point():
         raise _not_floating(label, samples.dtype)
     if samples.shape[-1] == 0:

@@ -380,6 +380,12 @@ def test_inputs_and_output_are_required(tmp_path, capsys):
     assert "required: INPUT" in usage_error(capsys, "-o", tmp_path / "out.npz")
 
 
+def test_an_output_that_cannot_be_is_said_before_anything_is_read(tmp_path, capsys):
+    missing = tmp_path / "missing"
+    error = usage_error(capsys, f"{missing}.csv", "-o", "out.csv", "--model", f"{missing}.safetensors")
+    assert "must end in .parquet or .npz" in error
+
+
 def test_lists_without_rows_are_wrong_usage(tmp_path, capsys):
     (tmp_path / "list.csv").write_text("path\n")
     assert "no files" in usage_error(capsys, tmp_path / "list.csv", "-o", tmp_path / "out.npz")

@@ -310,8 +310,14 @@ def test_fixed_statistics_are_used(tmp_path, tiny_model):
 
 @pytest.fixture
 def streamed(monkeypatch):
-    """Turns on the streaming of everything; called by tests when they have the other result."""
-    return lambda: monkeypatch.setattr(embed, "STREAM_S", 0.0)
+    """Turns on the streaming of everything, in small parts; tests call it when they have the other result."""
+
+    def turn_on():
+        monkeypatch.setattr("serab_byols.embed.STREAM_S", 0.0)
+        monkeypatch.setattr("serab_byols.audio._BLOCK_FRAMES", 5000)
+        monkeypatch.setattr("serab_byols.timestamps._COLUMNS_AT_ONCE", 100)
+
+    return turn_on
 
 
 @pytest.mark.parametrize("timestamps", [False, True])

@@ -252,8 +252,11 @@ def test_results_are_float32_whatever_the_weights_are(dtype):
 def test_every_kind_of_audio_gives_the_same(models):
     model = models["default512"]
     clips = torch.stack([voice(1, 6000), voice(2, 6000)])
+    read_only = clips.numpy().copy()
+    read_only.flags.writeable = False
     expected = get_scene_embeddings(clips, model)
     for audio in (
+        read_only,
         clips.numpy(),
         list(clips),
         tuple(clips.numpy()),

@@ -24,7 +24,7 @@ KERNELS = (7, 3, 3)
 STRIDES = (4, 2, 2)
 POOLS = ("mean+max", "mean", "max")
 NORM_EPS = 1e-5
-_TINY = 1e-30
+TINY = 1e-30
 
 
 class ChannelNorm(nn.Module):
@@ -39,7 +39,7 @@ class ChannelNorm(nn.Module):
         var, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
         # The published weights were trained with eps outside the root. There the derivative of the
         # root at zero is infinite; the clamp makes it zero and is far too small to move a value.
-        return (x - mean) / (var.clamp_min(_TINY).sqrt() + NORM_EPS) * self.g + self.b
+        return (x - mean) / (var.clamp_min(TINY).sqrt() + NORM_EPS) * self.g + self.b
 
 
 class SeparableProjection(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from serab_byols.encoders import CvT
-from serab_byols.encoders.cvt import HEAD_CHANNELS, NORM_EPS, Attention, ChannelNorm, FeedForward
+from serab_byols.encoders.cvt import HEAD_CHANNELS, NORM_EPS, TINY, Attention, ChannelNorm, FeedForward
 from serab_byols.errors import InvalidInputError
 from serab_byols.inference.base import Runner, as_image, channels_last, folded
 
@@ -65,15 +65,18 @@ class _Stage:
 
 
 class _Norm:
-    """Channel norm on rows; eps is added to the standard deviation, as in the module."""
+    """Channel norm on rows; eps is added to the standard deviation, as in the module.
+
+    Torch's layer norm, one pass where the formula takes five, divides by the standard deviation s (its own
+    eps is too small to count); s / (s + eps) then makes up the difference.
+    """
 
     def __init__(self, norm: ChannelNorm) -> None:
         self.gain, self.shift = norm.g.flatten(), norm.b.flatten()
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        var, mean = torch.var_mean(rows, dim=-1, keepdim=True, correction=0)
-        scale = (var.sqrt_() + NORM_EPS).reciprocal_()
-        return torch.addcmul(self.shift, (rows - mean).mul_(scale), self.gain)
+        normed, _, inverse_std = torch.native_layer_norm(rows, rows.shape[-1:], None, None, TINY)
+        return torch.addcmul(self.shift, normed.mul_(1 / (1 + NORM_EPS * inverse_std)), self.gain)
 
 
 class _Projection:
