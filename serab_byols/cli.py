@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -221,9 +221,9 @@ def _write_table(
             bar.update()
 
         parts = embed_parts(segments, model, grid, dense=options.dense, on_error=on_error)
-        for _, of_one in groupby(parts, key=itemgetter(0)):
-            for _, record in of_one:
-                sink.add(record)
+        for _, of_one in groupby(parts, key=attrgetter("index")):
+            for part in of_one:
+                sink.add(part.record)
             n_embedded += 1
             bar.update()
         if not n_embedded:

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import itemgetter
+from itertools import chain, groupby
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from serab_byols.inference import computing, make_runner
 from serab_byols.inputs import Segment, as_segment
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import Statistics
-from serab_byols.timestamps import dense_runner, frame_embeddings
+from serab_byols.timestamps import clip_statistics, dense_runner, frame_embeddings
 
 N_DECODING_THREADS = 2
 STREAM_S = 60.0
@@ -55,6 +55,21 @@ class Record:
     end: float | np.ndarray
     embedding: np.ndarray
     time: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A record, or some rows of a long recording's, which come one after another.
+
+    Attributes:
+        index: the recording's position in what was asked for.
+        n_rows: of the recording in all.
+        record: some of them, or all.
+    """
+
+    index: int
+    n_rows: int
+    record: Record
 
 
 @dataclass(frozen=True)
@@ -162,7 +177,7 @@ def embed_files(
     check_corpus_normalization(model)
     grid = FrameGrid(frame_duration, hop_size, model.sample_rate) if timestamps else None
     parts = embed_parts(paths, model, grid, dense=dense, on_error=on_error)
-    return (_joined([part for _, part in of_one]) for _, of_one in groupby(parts, key=itemgetter(0)))
+    return (_joined(of_one) for _, of_one in groupby(parts, key=attrgetter("index")))
 
 
 def check_corpus_normalization(model: ByolsModel) -> None:
@@ -182,7 +197,7 @@ def embed_parts(
     *,
     dense: bool = False,
     on_error: ErrorHandler | None = None,
-) -> Iterator[tuple[int, Record]]:
+) -> Iterator[Part]:
     """As :func:`embed_files`, but a long recording's frames come in several records.
 
     Args:
@@ -190,8 +205,8 @@ def embed_parts(
         grid: of the frames; None for scenes.
 
     Yields:
-        The position in ``paths`` and a record. Before the first record of a recording all of it has been
-        decoded once, so that a damaged one leaves no rows behind.
+        A :class:`Part`. Before the first of a recording all of it has been decoded once, so that a
+        damaged one leaves no rows behind.
     """
     if grid is not None and dense:
         dense_runner(model, make_runner(model))
@@ -219,15 +234,22 @@ def _total_s(batch: list[_Decoded]) -> float:
     return sum(decoded.end_s - decoded.start_s for decoded in batch)
 
 
-def _joined(parts: list[Record]) -> Record:
-    """The records of one recording as one."""
-    if len(parts) == 1:
-        return parts[0]
-    columns = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("start", "end", "embedding", "time")
-    }
-    return Record(file=parts[0].file, **columns)
+def _joined(parts: Iterator[Part]) -> Record:
+    """The records of one recording as one, each copied and let go as it comes."""
+    head = next(parts)
+    record = head.record
+    if record.time is None or len(record.time) == head.n_rows:
+        return record
+    embedding = np.empty((head.n_rows, record.embedding.shape[1]), np.float32)
+    start, end, time = np.empty((3, head.n_rows))
+    done = 0
+    for part in chain([head], parts):
+        record = part.record
+        rows = slice(done, done + len(record.embedding))
+        embedding[rows], time[rows] = record.embedding, record.time
+        start[rows], end[rows] = record.start, record.end
+        done = rows.stop
+    return Record(record.file, start, end, embedding, time)
 
 
 def _decoded_ahead(
@@ -273,22 +295,23 @@ def _check_name(segment: Segment) -> None:
 
 def _embed_batch(
     batch: list[_Decoded], model: ByolsModel, grid: FrameGrid | None, dense: bool
-) -> Iterator[tuple[int, Record]]:
+) -> Iterator[Part]:
     """Records of clips that are in memory."""
     clips = [decoded.samples for decoded in batch if decoded.samples is not None]
     if grid is None:
         embeddings = get_scene_embeddings(clips, model).cpu().numpy()
         for decoded, embedding in zip(batch, embeddings):
-            yield decoded.index, _scene_record(decoded, embedding)
+            yield Part(decoded.index, 1, _scene_record(decoded, embedding))
         return
     frames, _ = get_timestamp_embeddings(clips, model, grid.frame_ms, grid.hop_ms, dense=dense)
     for decoded, embeddings in zip(batch, frames):
-        yield decoded.index, _frames_record(decoded, grid, embeddings.cpu().numpy(), 0)
+        record = _frames_record(decoded, grid, embeddings.cpu().numpy(), 0)
+        yield Part(decoded.index, len(embeddings), record)
 
 
 def _embed_stream(
     decoded: _Decoded, model: ByolsModel, grid: FrameGrid | None, dense: bool
-) -> Iterator[tuple[int, Record]]:
+) -> Iterator[Part]:
     """Records of a long recording that is never in memory as a whole."""
     segment = decoded.segment
     with (
@@ -300,20 +323,23 @@ def _embed_stream(
             for block in _one_ahead(clip.blocks(model.sample_rate), pool):
                 yield torch.from_numpy(block).to(model.device)
 
-        with computing():
-            if grid is None:
+        if grid is None:
+            with computing():
                 embedding = embed_scene_stream(source, model).cpu().numpy()
-                yield decoded.index, _scene_record(replace(decoded, end_s=clip.end_s), embedding)
-                return
+            yield Part(decoded.index, 1, _scene_record(replace(decoded, end_s=clip.end_s), embedding))
+            return
+        with computing():
+            statistics, n_samples = clip_statistics(source, model)  # finds damage before the first row
             rule = model.resolved_normalization
-            if isinstance(rule, Statistics):
-                for _ in source():  # finds damage; "clip" finds it with its statistics
-                    pass
-            first = 0
-            for frames in frame_embeddings(source, model, make_runner(model), grid, rule, dense):
-                decoded = replace(decoded, end_s=clip.end_s)  # known since all of it has been decoded
-                yield decoded.index, _frames_record(decoded, grid, frames.cpu().numpy(), first)
-                first += len(frames)
+            statistics = rule if isinstance(rule, Statistics) else statistics
+            blocks = frame_embeddings(source, model, make_runner(model), grid, statistics, dense)
+        decoded = replace(decoded, end_s=clip.end_s)  # known since all of it has been decoded
+        n_frames, first = grid.n_frames(n_samples), 0
+        while first < n_frames:
+            with computing():  # not across the yield, where the caller computes
+                frames = next(blocks).cpu().numpy()
+            yield Part(decoded.index, n_frames, _frames_record(decoded, grid, frames, first))
+            first += len(frames)
 
 
 def _one_ahead(blocks: Iterator[np.ndarray], pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:

@@ -24,12 +24,13 @@ BlockSource = Callable[[], Blocks]
 """Starts a waveform over: its blocks (n_i,), float32, on the model's device."""
 
 
-def clip_statistics(source: BlockSource, model: ByolsModel) -> Statistics:
-    """Mean and std of a clip's own log-mel, in one pass over it."""
+def clip_statistics(source: BlockSource, model: ByolsModel) -> tuple[Statistics, int]:
+    """Mean and std of a clip's own log-mel, and its number of samples, in one pass over it."""
     running = RunningStatistics()
-    for log_mel in stream_log_mel(model.frontend, source(), model.min_samples):
+    blocks = _Counted(source())
+    for log_mel in stream_log_mel(model.frontend, blocks, model.min_samples):
         running.update(log_mel)
-    return running.statistics
+    return running.statistics, blocks.n_samples
 
 
 def frame_batches(
@@ -60,7 +61,7 @@ def frame_embeddings(
 
     ``rule`` is fixed statistics or ``"clip"``, which takes a first pass over the clip.
     """
-    statistics = rule if isinstance(rule, Statistics) else clip_statistics(source, model)
+    statistics = rule if isinstance(rule, Statistics) else clip_statistics(source, model)[0]
     if dense:
         yield from _dense_embeddings(source, model, runner, grid, statistics)
         return

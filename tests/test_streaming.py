@@ -134,3 +134,14 @@ def test_short_and_long_files_keep_their_order(tmp_path, monkeypatch):
         soundfile.write(names[-1], voice(i, n_samples).numpy(), 16000)
     model = serab_byols.create_model("default", d=8)
     assert [record.file for record in serab_byols.embed_files(names, model)] == names
+
+
+def test_gradients_stay_on_between_records(recording, monkeypatch):
+    monkeypatch.setattr(embed, "STREAM_S", 1.0)
+    monkeypatch.setattr("serab_byols.timestamps._COLUMNS_AT_ONCE", 400)
+    model = serab_byols.create_model("default", d=8)
+    for options in ({}, {"timestamps": True}):
+        for _ in serab_byols.embed_files([recording, recording], model, **options):
+            assert torch.is_grad_enabled()
+    for _ in embed.embed_parts([recording], model, FrameGrid(1000, 50, 16000)):
+        assert torch.is_grad_enabled()
