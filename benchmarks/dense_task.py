@@ -1,8 +1,9 @@
 """What dense frames cost in accuracy: which word is being said, frame by frame, in streams of words.
 
 ``python benchmarks/dense_task.py MANIFEST.csv WEIGHTS``, where the list has columns ``path`` (one-second
-clips at 16 kHz, relative to the list), ``label`` and ``fold``; needs the ``dev`` extra. Twenty clips of a fold make a stream; frames
-centred 300 to 700 ms into a word are classified by logistic regression, trained on the other folds.
+clips at 16 kHz, relative to the list), ``label`` and ``fold``; needs the ``dev`` extra. Twenty clips of a
+fold make a stream; frames centred 300 to 700 ms into a word are classified by logistic regression, trained
+on the other folds.
 """
 
 from __future__ import annotations
