@@ -404,9 +404,11 @@ def save_checkpoint(
     stats = model.statistics if statistics is None else parse_normalization(statistics)
     if isinstance(stats, str):
         raise InvalidInputError(f"statistics must be two numbers (mean, std), got {statistics!r}")
+    # torch.compile wraps a module and prefixes its keys; what it wraps has the published ones.
+    encoder = getattr(model.encoder, "_orig_mod", model.encoder)
     state = {
         key: _stored(tensor, dtype).detach().cpu().clone().contiguous()
-        for key, tensor in model.encoder.state_dict().items()
+        for key, tensor in encoder.state_dict().items()
     }
     not_finite = _first_not_finite(state)
     if not_finite:

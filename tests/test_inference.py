@@ -6,7 +6,13 @@ import pytest
 import torch
 from parity_data import VARIANTS, assert_close_to_peak, encoder_input, recipe_model, voice
 
-from serab_byols import create_model, get_scene_embeddings, get_timestamp_embeddings
+from serab_byols import (
+    create_model,
+    get_scene_embeddings,
+    get_timestamp_embeddings,
+    load_model,
+    save_checkpoint,
+)
 from serab_byols.errors import InvalidInputError
 from serab_byols.inference import PooledRunner, Runner, make_runner
 from serab_byols.inference.audiontt import AudioNTTRunner
@@ -182,6 +188,16 @@ def test_threads_share_one_model():
     for result, reference in zip(results, expected):
         assert_close_to_peak(result, reference)
     assert model.training
+
+
+def test_a_compiled_encoder_is_saved_with_the_published_keys(tmp_path):
+    torch.manual_seed(0)
+    model = create_model("default", d=16)
+    clip = voice(1, 6000)[None]
+    expected = get_scene_embeddings(clip, model)
+    model.encoder = torch.compile(model.encoder, backend="eager")
+    path = save_checkpoint(model, tmp_path / "compiled.safetensors")
+    torch.testing.assert_close(get_scene_embeddings(clip, load_model(path)), expected)
 
 
 def test_works_under_torch_compile():
