@@ -10,12 +10,13 @@ import pickle
 import random
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from parity_data import PUBLISHED_512 as PUBLISHED
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -31,6 +32,8 @@ from serab_byols.checkpoint import (
 from serab_byols.errors import CheckpointError, CheckpointNotFoundError, InvalidInputError
 from serab_byols.frontend import RECIPE
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ENCODERS = {
     "default, tiny": ("default", {"d": 8}),
     "default, odd": ("default", {"d": 37}),
@@ -42,22 +45,7 @@ ENCODERS = {
         {"channels": (8, 4, 16), "heads": (2, 1, 3), "depths": (1, 2, 1), "mlp_ratio": 3, "pool": "max"},
     ),
 }
-PUBLISHED = (
-    Path(__file__).resolve().parents[2]
-    / "shared"
-    / "checkpoints"
-    / "default512_BYOLAs64x96-2107281850-e100-bs256-lr0003-rs42.pth"
-)
 FACTS = {"epochs": 3, "corpus": "räusper", "rates": [0.5, 1e-3], "nested": {"loss": None}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models this small only wait for each other's threads."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def trained(encoder: str = "default", **config: Any) -> serab_byols.ByolsModel:

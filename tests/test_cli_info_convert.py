@@ -5,32 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from parity_data import PUBLISHED_512 as PUBLISHED
 
 import serab_byols
 from serab_byols import create_model, load_model, save_checkpoint
 from serab_byols.checkpoint import read_checkpoint, weights_sha256
 from serab_byols.cli import EXIT_BAD_FILES, EXIT_OK, EXIT_USAGE, main
 
-PUBLISHED = (
-    Path(__file__).resolve().parents[2]
-    / "shared"
-    / "checkpoints"
-    / "default512_BYOLAs64x96-2107281850-e100-bs256-lr0003-rs42.pth"
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models this small only wait for each other's threads."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
