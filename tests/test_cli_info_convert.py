@@ -14,7 +14,8 @@ from parity_data import PUBLISHED_512 as PUBLISHED
 import serab_byols
 from serab_byols import create_model, load_model, save_checkpoint
 from serab_byols.checkpoint import read_checkpoint, weights_sha256
-from serab_byols.cli import EXIT_BAD_FILES, EXIT_OK, EXIT_USAGE, main
+from serab_byols.cli import main
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, EXIT_USAGE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,0 +1,33 @@
+"""``serab-byols convert``: a published file into one that describes itself."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from serab_byols.checkpoint import load_model, save_checkpoint
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, mean_std, printable
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "convert", help="turn a published .pth file into a .safetensors that describes itself"
+    )
+    parser.add_argument("input", metavar="IN", help="a checkpoint of either format")
+    parser.add_argument("output", metavar="OUT", type=Path, help="OUT.safetensors")
+    parser.add_argument(
+        "--statistics",
+        type=mean_std,
+        metavar="MEAN,STD",
+        help="log-mel statistics to store, which normalization 'auto' will then use",
+    )
+    parser.set_defaults(run=_convert, error_status=EXIT_BAD_FILES)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    model = load_model(options.input)
+    facts = {"converted_from": Path(options.input).name}
+    save_checkpoint(model, options.output, statistics=options.statistics, training_facts=facts)
+    output = printable(str(options.output))
+    print(f"{output}: {model.encoder.name}, {model.embedding_size} numbers an embedding")
+    return EXIT_OK

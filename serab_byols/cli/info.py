@@ -1,0 +1,54 @@
+"""``serab-byols info``: what a checkpoint holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+from serab_byols.checkpoint import read_checkpoint, weights_sha256
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, printable
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser("info", help="say what a checkpoint holds")
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.set_defaults(run=_info, error_status=EXIT_BAD_FILES)
+
+
+def _info(options: argparse.Namespace) -> int:
+    checkpoint = read_checkpoint(options.file)
+    encoder = checkpoint.build_encoder()
+    statistics = checkpoint.statistics
+    facts = {
+        "file": str(checkpoint.path),
+        "bytes": os.path.getsize(checkpoint.path),
+        "format": checkpoint.format,
+        "written by": checkpoint.written_by,
+        "encoder": checkpoint.encoder,
+        "configuration": checkpoint.config,
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "stored as": sorted({str(t.dtype).removeprefix("torch.") for t in checkpoint.state.values()}),
+        "embedding size": encoder.embedding_size,
+        "sample rate (Hz)": encoder.sample_rate,
+        "normalization": None if statistics is None else statistics._asdict(),
+        "training": checkpoint.training_facts,
+        "weights sha256": weights_sha256(encoder),
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return EXIT_OK
+    for name, value in facts.items():
+        print(f"{name:18}{printable(_readable(name, value))}")
+    return EXIT_OK
+
+
+def _readable(name: str, value: object) -> str:
+    if isinstance(value, dict) and value:
+        return ", ".join(f"{key}={item}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if name == "normalization" and value is None:
+        return "none stored: 'auto' means each clip's own statistics"
+    return f"{value:,}" if isinstance(value, int) else str(value or "-")
