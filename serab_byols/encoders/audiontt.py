@@ -57,6 +57,8 @@ class AudioNTT(Encoder):
             return {"d": int(state["fc.0.weight"].shape[0])}
         return None
 
+    def frame_features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(flatten_mel_major(self.features(x)))  # (B, 1, 64, T) to (B, T // 8, d)
+
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        x = flatten_mel_major(self.features(x))  # (B, 1, 64, T) to (B, T // 8, 512)
-        return mean_max(self.fc(x))
+        return mean_max(self.frame_features(x))

@@ -58,6 +58,10 @@ class Encoder(nn.Module):
             )
         return self.encode(x)
 
+    def frame_features(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Features (B, T', D) whose mean plus maximum over time is the embedding; None without such."""
+        return None
+
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """The encoder proper, on an input that has been checked."""
         raise NotImplementedError

@@ -69,8 +69,11 @@ class Resnetish34(Encoder):
     def config_from_state_dict(cls, state: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
         return {} if "layer1.0.conv1.weight" in state and "conv1.weight" in state else None
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
+    def frame_features(self, x: torch.Tensor) -> torch.Tensor:
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
         for layer in self.layers:
             x = layer(x)
-        return mean_max(flatten_mel_major(x))  # (B, 512, 4, ceil(T / 16)) to (B, 2048)
+        return flatten_mel_major(x)  # (B, 512, 4, ceil(T / 16)) to (B, ceil(T / 16), 2048)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return mean_max(self.frame_features(x))

@@ -1,0 +1,76 @@
+"""Running an encoder in training: its embedding, and its features before they are pooled.
+
+AudioNTT's first stage is done another way, with the same result. It has one input channel, so every
+value of its convolution is a product of nine weights and nine inputs, and mean and variance of its
+outputs follow from those of the inputs' 3 x 3 neighbourhoods: a 9 x 9 covariance matrix. The batch
+normalisation then is a scaling of the weights, and its passes over 64 full-size channels, which
+take longer than the convolution, are not made. ReLU comes after the maximum, of which it leaves a
+quarter of the values; the two commute.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from serab_byols.encoders import Encoder
+from serab_byols.encoders.audiontt import AudioNTT
+from serab_byols.encoders.base import flatten_mel_major, mean_max
+from serab_byols.pretrain.distributed import averaged, n_processes
+
+_CLIPS_AT_ONCE = 16
+"""As many as keep the first stage's full-size channels near the processor."""
+
+
+def embedding_and_frames(encoder: Encoder, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Embedding (B, D) and, where the encoder has such, features (B, T', D), of (B, 1, 64, T)."""
+    frames = _audiontt_frames(encoder, x) if type(encoder) is AudioNTT else encoder.frame_features(x)
+    return (encoder(x), None) if frames is None else (mean_max(frames), frames)
+
+
+def _audiontt_frames(encoder: AudioNTT, x: torch.Tensor) -> torch.Tensor:
+    conv, norm, *_ = encoder.features
+    if not norm.training:
+        return encoder.frame_features(x)
+    x = _first_stage(conv, norm, x)
+    for first in (4, 8):
+        conv, norm, _, pool = encoder.features[first : first + 4]
+        x = F.relu(pool(norm(conv(x))))
+    return encoder.fc(flatten_mel_major(x))
+
+
+def _first_stage(conv: nn.Conv2d, norm: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
+    """Convolution, batch normalisation, ReLU and pooling of (B, 1, M, T)."""
+    with torch.autocast(x.device.type, enabled=False):
+        weight, bias = _normalized_weights(conv, norm, x)
+    parts = (F.max_pool2d(F.conv2d(part, weight, bias, padding=1), 2) for part in x.split(_CLIPS_AT_ONCE))
+    return F.relu(torch.cat(list(parts)))
+
+
+def _normalized_weights(
+    conv: nn.Conv2d, norm: _BatchNorm, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights and bias of a convolution that normalises its outputs over the batch."""
+    assert conv.bias is not None and norm.running_mean is not None and norm.running_var is not None
+    assert norm.num_batches_tracked is not None and norm.momentum is not None
+    patch_mean, covariance = _patch_moments(x.float())
+    weight = conv.weight.flatten(1)
+    mean = weight @ patch_mean + conv.bias
+    var = ((weight @ covariance) * weight).sum(1).clamp_min(0)
+    with torch.no_grad():
+        n = x.numel() * n_processes()
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(var * n / (n - 1), norm.momentum)
+    scale = norm.weight * (var + norm.eps).rsqrt()
+    return conv.weight * scale[:, None, None, None], norm.bias + (conv.bias - mean) * scale
+
+
+def _patch_moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (9,) and covariance (9, 9) of the 3 x 3 neighbourhoods in all processes' (B, 1, M, T)."""
+    patches = F.unfold(x, 3, padding=1).transpose(0, 1).flatten(1)
+    mean = averaged(patches.mean(1))
+    centred = patches - mean[:, None]
+    return mean, averaged(centred @ centred.T / patches.shape[1])

@@ -1,0 +1,46 @@
+"""Bicubic resizing of a different part of every spectrogram of a batch at once.
+
+Resizing is linear and works on rows and columns apart, so it is a product with two small matrices.
+Matrices can differ from clip to clip, which a call of ``interpolate`` cannot.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_A = -0.75
+"""The constant of Keys's cubic convolution (1981) that image libraries, and torch, use."""
+
+
+def bicubic_matrix(starts: torch.Tensor, lengths: torch.Tensor, n_in: int, n_out: int) -> torch.Tensor:
+    """Matrices (B, n_out, n_in) that resize ``lengths`` points from ``starts`` on to ``n_out`` points.
+
+    The first and the last point of either side fall together (aligned corners); beyond the ends of
+    the part, its end points are repeated.
+
+    Args:
+        starts: int64 (B,), first point of the part.
+        lengths: int64 (B,), at least 1 and at most ``n_in`` less the start.
+        n_in: how many points there are.
+        n_out: how many points the part becomes, at least 2.
+    """
+    scale = (lengths - 1).double() / (n_out - 1)
+    position = scale[:, None] * torch.arange(n_out, device=starts.device)
+    # The last point lies on the last point; rounding must not push it past.
+    position = position.minimum((lengths - 1).double()[:, None])
+    before = position.floor()
+    t = position - before
+    taps = (_outer(t + 1), _inner(t), _inner(1 - t), _outer(2 - t))
+    matrix = torch.zeros(len(starts), n_out, n_in, dtype=torch.float64, device=starts.device)
+    for offset, weight in enumerate(taps, start=-1):
+        index = (before.long() + offset).clamp_min(0).minimum((lengths - 1)[:, None]) + starts[:, None]
+        matrix.scatter_add_(2, index[..., None], weight[..., None])
+    return matrix.float()
+
+
+def _inner(x: torch.Tensor) -> torch.Tensor:
+    return ((_A + 2) * x - (_A + 3)) * x * x + 1
+
+
+def _outer(x: torch.Tensor) -> torch.Tensor:
+    return ((_A * x - 5 * _A) * x + 8 * _A) * x - 4 * _A

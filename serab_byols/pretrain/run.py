@@ -1,0 +1,345 @@
+"""A pretraining from files to weights: begin or resume, train, write what came of it."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+
+from serab_byols.checkpoint import load_model, save_checkpoint, weights_sha256
+from serab_byols.encoders import create_encoder
+from serab_byols.errors import CheckpointError, InvalidInputError
+from serab_byols.files import replaced_whole
+from serab_byols.frontend import create_frontend
+from serab_byols.model import ByolsModel
+from serab_byols.pretrain.callbacks import Bar, Checkpoints, CsvLog, DivergenceGuard, Say, SpreadGuard
+from serab_byols.pretrain.config import PretrainConfig
+from serab_byols.pretrain.corpus import Clip, CropReader, Crops, fingerprint, scan
+from serab_byols.pretrain.distributed import Share
+from serab_byols.pretrain.figures import draw_loss, draw_views
+from serab_byols.pretrain.hybrid import load_features
+from serab_byols.pretrain.module import PretrainModule
+from serab_byols.pretrain.views import Draws, Views
+
+N_VIEWS_DRAWN = 8
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a training runs; none of it is part of what is learnt.
+
+    Attributes:
+        accelerator, devices, n_nodes, strategy, precision: as Lightning's Trainer takes them.
+        cache_gb: decoded audio kept in memory, in 10^9 bytes over all processes of a machine.
+        checkpoint_steps: how often all that is needed to resume is saved.
+        max_minutes: stop after so long, to be resumed.
+    """
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    n_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    cache_gb: float = 4.0
+    checkpoint_steps: int = 500
+    max_minutes: float = float("inf")
+
+
+class Outputs:
+    """The files of a training, beside the weights' file and named after it."""
+
+    def __init__(self, weights: Path) -> None:
+        if weights.suffix != ".safetensors":
+            raise InvalidInputError(
+                f"weights are written to a file ending in .safetensors, got {weights.name!r}"
+            )
+        if not weights.parent.is_dir():
+            raise InvalidInputError(f"the folder {weights.parent} does not exist")
+        self.weights = weights
+        self.training = weights.with_suffix(".training.ckpt")
+        self.log = weights.with_suffix(".log.csv")
+        self.curve = weights.with_suffix(".loss.png")
+        self.errors = weights.with_suffix(".errors.csv")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a call of :func:`pretrain` did.
+
+    Attributes:
+        weights: the file that ``load_model`` takes.
+        step: optimiser steps done in all.
+        n_steps: that there are to be.
+        interrupted: whether a signal ended it.
+        bad_files: names and reasons of what could not be read.
+    """
+
+    weights: Path
+    step: int
+    n_steps: int
+    interrupted: bool
+    bad_files: list[tuple[str, str]]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.n_steps
+
+
+def pretrain(
+    inputs: Sequence[str],
+    output: str | Path,
+    config: PretrainConfig | None = None,
+    *,
+    machine: Machine | None = None,
+    teacher: str | Path | None = None,
+    features: str | None = None,
+    views: str | Path | None = None,
+    epochs: float | None = None,
+    restart: bool = False,
+    say: Say = print,
+) -> Result:
+    """Train an encoder on unlabelled audio (BYOL-S, arXiv 2206.12038), or go on where it stopped.
+
+    Beside ``output`` there will be ``.training.ckpt`` (to resume from), ``.log.csv``, ``.loss.png``
+    and, if files are bad, ``.errors.csv``. The same call again resumes, and continues exactly.
+
+    Args:
+        inputs: audio files, folders, or CSV lists with a column ``path`` and optionally ``start`` and
+            ``end`` in seconds. What is given several times is drawn from as often.
+        output: where the weights go, a file ending in ``.safetensors``.
+        config: what to do.
+        machine: where and how to run it.
+        teacher: a checkpoint to follow, for the weights ``teacher_weight`` and ``teacher_frame_weight``.
+        features: for ``hybrid_weight``: ``"compare2016"`` or a table; see
+            :func:`serab_byols.pretrain.hybrid.load_features`.
+        views: a PNG to draw some of the first views into.
+        epochs: how often to go through the corpus, instead of ``config.steps``.
+        restart: begin anew, whatever lies there.
+        say: told what a person would like to know.
+
+    Raises:
+        InvalidInputError: an option, a list or a table that does not fit, or no readable audio.
+        CheckpointError: what lies there was begun in another way.
+        MissingExtraError: a package of the extras ``pretrain`` or ``hybrid`` is missing.
+        FloatingPointError: the loss became infinite or NaN.
+    """
+    config, machine, outputs = config or PretrainConfig(), machine or Machine(), Outputs(Path(output))
+    bad_files: list[tuple[str, str]] = []
+    clips = scan(inputs, lambda name, reason: bad_files.append((name, reason)))
+    if epochs is not None:
+        config = replace(config, steps=_steps(clips, config, epochs))
+    state = _state(outputs, restart, config, clips, teacher)
+    module = _module(config, clips, machine, teacher, features, bad_files)
+    module.first_step = state.step
+    if views is not None:
+        _draw_first_views(config, module.reader, Path(views))
+    _say_beginning(say, config, clips, module, state, bad_files)
+    stopper = _fit(module, outputs, machine, state, say)
+    step = module.trainer.global_step
+    result = Result(outputs.weights, step, config.steps, stopper.interrupted, bad_files)
+    if module.trainer.is_global_zero:
+        _write(module, outputs, result, _facts(config, clips, step, teacher, features))
+    return result
+
+
+def _steps(clips: list[Clip], config: PretrainConfig, epochs: float) -> int:
+    if not 0 < epochs < float("inf"):
+        raise InvalidInputError(f"epochs must be a positive number, got {epochs}")
+    crops = Crops(clips, config.n_samples, config.batch_size, config.seed)
+    return max(1, round(epochs * crops.steps_an_epoch))
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where a training stands: its checkpoint, if there is one, and what that says of itself."""
+
+    path: Path | None
+    step: int
+    identity: dict[str, Any]
+
+
+def _state(
+    outputs: Outputs, restart: bool, config: PretrainConfig, clips: list[Clip], teacher: str | Path | None
+) -> _State:
+    identity = {
+        "config": config.as_dict(),
+        "corpus": fingerprint(clips),
+        "teacher": weights_sha256(load_model(teacher).encoder) if teacher else None,
+    }
+    if restart or not outputs.training.exists():
+        outputs.log.unlink(missing_ok=True)
+        return _State(None, 0, identity)
+    try:
+        saved = torch.load(outputs.training, map_location="cpu", weights_only=True)
+        begun, step = saved["serab_byols"], int(saved["global_step"])
+    except Exception as error:  # torch raises many kinds for a damaged archive
+        raise CheckpointError(
+            f"{outputs.training} cannot be resumed from ({error}); --restart begins anew"
+        ) from error
+    _check_same(outputs.training, begun, identity)
+    return _State(outputs.training, step, identity)
+
+
+def _check_same(path: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
+    """A training that is resumed must be the one that was begun."""
+    changes = [
+        f"{name} was {begun['config'].get(name)!r}, now {value!r}"
+        for name, value in now["config"].items()
+        if begun["config"].get(name) != value
+    ]
+    changes += [f"the {name} is another" for name in ("corpus", "teacher") if begun[name] != now[name]]
+    if changes:
+        raise CheckpointError(
+            f"{path} was begun in another way: {'; '.join(changes)}. Give another output, the same options "
+            "to resume, or --restart to begin anew"
+        )
+
+
+def _module(
+    config: PretrainConfig,
+    clips: list[Clip],
+    machine: Machine,
+    teacher: str | Path | None,
+    features: str | None,
+    bad_files: list[tuple[str, str]],
+) -> PretrainModule:
+    def on_error(name: str, reason: str) -> None:
+        bad_files.append((name, reason))
+
+    crops = Crops(clips, config.n_samples, config.batch_size, config.seed)
+    cache_bytes = int(machine.cache_gb * 1e9 / machine.devices)
+    reader = CropReader(crops, cache_bytes, on_error)
+    table = load_features(features, clips, on_error) if features else None
+    return PretrainModule(config, reader, table, load_model(teacher).encoder if teacher else None)
+
+
+def _draw_first_views(config: PretrainConfig, reader: CropReader, picture: Path) -> None:
+    """What the network would see of the first crops, were there statistics and crops to mix with."""
+    places = reader.crops.places(0)
+    waveforms = torch.from_numpy(np.stack([reader.read(*place) for place in places]))
+    views = Views(config, n_to_learn=len(places))
+    log_mel = views.norm(views.frontend(waveforms))
+    views.augment.memory.add(log_mel)
+    share = Share(rank=0, n_processes=1, n_own=len(places))
+    seen = views(waveforms, Draws(config.seed, 0, share, waveforms.device))
+    names = [Path(reader.crops.clips[clip].segment.file).name for clip, _ in places[:N_VIEWS_DRAWN]]
+    draw_views(names, log_mel, seen, picture)
+
+
+def _say_beginning(
+    say: Say,
+    config: PretrainConfig,
+    clips: list[Clip],
+    module: PretrainModule,
+    state: _State,
+    bad_files: list[tuple[str, str]],
+) -> None:
+    for _, reason in bad_files:
+        say(f"left out: {reason}")
+    hours = sum(clip.duration_s for clip in clips) / 3600
+    crops = module.reader.crops
+    say(
+        f"{len(clips)} clips, {hours:.2f} h, {crops.n_an_epoch} crops of {config.crop_s:g} s an epoch; "
+        f"{config.steps} steps of {config.batch_size} are "
+        f"{config.steps * config.batch_size / crops.n_an_epoch:.1f} epochs"
+    )
+    if state.step:
+        say(f"resumed at step {state.step} of {config.steps}")
+
+
+def _fit(module: PretrainModule, outputs: Outputs, machine: Machine, state: _State, say: Say) -> Checkpoints:
+    stopper = Checkpoints(
+        outputs.training, machine.checkpoint_steps, machine.max_minutes * 60, state.identity
+    )
+    with _quiet_lightning():
+        trainer = Trainer(
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            num_nodes=machine.n_nodes,
+            strategy=machine.strategy,
+            precision=machine.precision,  # type: ignore[arg-type]
+            max_steps=module.config.steps,
+            max_epochs=-1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[CsvLog(outputs.log), Bar(), SpreadGuard(say), DivergenceGuard(), stopper],
+        )
+        trainer.fit(module, ckpt_path=state.path, weights_only=True)
+    return stopper
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's advice is for people who wrote the loop; problems raise all the same."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
+def _facts(
+    config: PretrainConfig,
+    clips: list[Clip],
+    step: int,
+    teacher: str | Path | None,
+    features: str | None,
+) -> dict[str, Any]:
+    """What a person who finds the weights would ask."""
+    return {
+        "method": "BYOL-S pretraining by serab_byols.pretrain",
+        "recipe": config.as_dict(),
+        "steps": step,
+        "crops": step * config.batch_size,
+        "corpus": {
+            "clips": len(clips),
+            "hours": round(sum(clip.duration_s for clip in clips) / 3600, 3),
+            "sha256": fingerprint(clips),
+        },
+        "teacher": Path(teacher).name if teacher else None,
+        "features": Path(features).name if features else None,
+        "command": " ".join(sys.argv[1:]) if Path(sys.argv[0]).stem == "serab-byols" else None,
+    }
+
+
+def _write(module: PretrainModule, outputs: Outputs, result: Result, facts: dict[str, Any]) -> None:
+    c = module.config
+    encoder = create_encoder(c.encoder, **c.encoder_config)
+    encoder.load_state_dict(module.encoder.state_dict())
+    model = ByolsModel(encoder, create_frontend("torch"), statistics=module.views.norm.statistics)
+    save_checkpoint(model, outputs.weights, training_facts=facts)
+    if outputs.log.exists():
+        with replaced_whole(outputs.curve) as scratch:
+            draw_loss(outputs.log, scratch)
+    _write_errors(outputs.errors, result.bad_files)
+
+
+def _write_errors(path: Path, bad_files: list[tuple[str, str]]) -> None:
+    if not bad_files:
+        path.unlink(missing_ok=True)
+        return
+    with (
+        replaced_whole(path) as scratch,
+        scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        csv.writer(file).writerows([("file", "error"), *bad_files])

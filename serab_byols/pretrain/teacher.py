@@ -1,0 +1,81 @@
+"""Distillation: a student whose embeddings are to equal a teacher's on the same crops."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from serab_byols.encoders import Encoder
+from serab_byols.encoders.base import mean_max
+from serab_byols.pretrain.config import PretrainConfig
+from serab_byols.pretrain.distributed import averaged
+
+N_BATCHES_TO_LEARN = 100
+"""After so many the scale of every one of the teacher's numbers is taken as known."""
+
+SMALLEST_SCALE = 1e-3
+
+
+class Scale(nn.Module):
+    """Standard deviation of every number of a teacher's output, learnt from the first batches."""
+
+    n_batches: torch.Tensor
+    mean: torch.Tensor
+    square: torch.Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("n_batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("square", torch.zeros(size))
+
+    @torch.no_grad()
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Take in values (..., size) and return the scale (size,)."""
+        if int(self.n_batches) < N_BATCHES_TO_LEARN:
+            values = values.reshape(-1, values.shape[-1])
+            self.n_batches += 1
+            self.mean.lerp_(averaged(values.mean(0)), 1 / float(self.n_batches))
+            self.square.lerp_(averaged(values.square().mean(0)), 1 / float(self.n_batches))
+        return (self.square - self.mean.square()).clamp_min(SMALLEST_SCALE**2).sqrt()
+
+
+class Distillation(nn.Module):
+    """Mean squared difference from the teacher's numbers, each relative to its own spread.
+
+    A student of another width is compared through a linear layer, which is learnt with it and
+    dropped in the end. Frame by frame features are compared where both have them in one shape.
+    """
+
+    def __init__(self, teacher: Encoder, student: Encoder, config: PretrainConfig) -> None:
+        super().__init__()
+        n_student, n_teacher = student.embedding_size, teacher.embedding_size
+        # Not a submodule: the teacher's weights are no part of what is trained, saved or resumed.
+        self._teacher = [teacher.eval().requires_grad_(False)]
+        same = n_student == n_teacher
+        self.adapter = nn.Identity() if same else nn.Linear(n_student, n_teacher)
+        self.compares_frames = bool(config.teacher_frame_weight and same and type(teacher) is type(student))
+        self.weight, self.frame_weight = config.teacher_weight, config.teacher_frame_weight
+        self.scale, self.frame_scale = Scale(n_teacher), Scale(n_teacher)
+
+    def losses(self, view: torch.Tensor, embedding: torch.Tensor, frames: torch.Tensor | None) -> dict:
+        """``teacher`` and, if compared, ``teacher_frames``: 1 is what the teacher's mean would get.
+
+        Args:
+            view: what the student took, (B, 1, 64, T).
+            embedding: the student's, (B, D).
+            frames: its features before pooling, (B, T', D), if it has such.
+        """
+        with torch.no_grad():
+            teacher = self._teacher[0].to(view.device)
+            their_frames = teacher.frame_features(view) if self.compares_frames else None
+            theirs = teacher(view) if their_frames is None else mean_max(their_frames)
+        losses = {"teacher": _difference(self.adapter(embedding), theirs, self.scale)}
+        if their_frames is not None and frames is not None:
+            losses["teacher_frames"] = _difference(frames, their_frames, self.frame_scale)
+        return losses
+
+
+def _difference(ours: torch.Tensor, theirs: torch.Tensor, scale: Scale) -> torch.Tensor:
+    theirs = theirs.float()
+    return ((ours.float() - theirs) / scale(theirs)).square().mean()
