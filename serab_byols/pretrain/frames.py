@@ -10,10 +10,14 @@ quarter of the values; the two commute.
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from serab_byols.encoders import Encoder
 from serab_byols.encoders.audiontt import AudioNTT
@@ -31,14 +35,40 @@ def embedding_and_frames(encoder: Encoder, x: torch.Tensor) -> tuple[torch.Tenso
 
 
 def _audiontt_frames(encoder: AudioNTT, x: torch.Tensor) -> torch.Tensor:
-    conv, norm, *_ = encoder.features
-    if not norm.training:
-        return encoder.frame_features(x)
-    x = _first_stage(conv, norm, x)
-    for first in (4, 8):
-        conv, norm, _, pool = encoder.features[first : first + 4]
+    (conv, norm, _, pool), *later = _stages(encoder)
+    x = _first_stage(conv, norm, x) if norm.training else F.relu(pool(norm(conv(x))))
+    for conv, norm, _, pool in later:
         x = F.relu(pool(norm(conv(x))))
     return encoder.fc(flatten_mel_major(x))
+
+
+def _stages(encoder: AudioNTT) -> list[list[Any]]:
+    """Convolution, batch normalisation, ReLU and pooling of each stage."""
+    modules = list(encoder.features)
+    return [modules[first : first + 4] for first in range(0, len(modules), 4)]
+
+
+class Teacher:
+    """An encoder that only answers: its embedding and features, on no more clips than caches hold.
+
+    The caller's encoder stays as it is.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
+        if type(encoder) is AudioNTT:
+            for first, (conv, norm, *_) in zip(range(0, 12, 4), _stages(self.encoder)):
+                self.encoder.features[first] = fuse_conv_bn_eval(conv, norm)
+                self.encoder.features[first + 1] = nn.Identity().eval()
+        self.encoder.to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embedding (B, D) and features (B, T', D) or None, of (B, 1, 64, T)."""
+        self.encoder.to(x.device)
+        answers = [embedding_and_frames(self.encoder, part) for part in x.split(_CLIPS_AT_ONCE)]
+        embeddings, frames = zip(*answers)
+        return torch.cat(embeddings), None if frames[0] is None else torch.cat(frames)
 
 
 def _first_stage(conv: nn.Conv2d, norm: _BatchNorm, x: torch.Tensor) -> torch.Tensor:

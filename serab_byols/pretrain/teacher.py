@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from serab_byols.encoders import Encoder
-from serab_byols.encoders.base import mean_max
 from serab_byols.pretrain.config import PretrainConfig
 from serab_byols.pretrain.distributed import averaged
+from serab_byols.pretrain.frames import Teacher
 
 N_BATCHES_TO_LEARN = 100
 """After so many the scale of every one of the teacher's numbers is taken as known."""
@@ -50,8 +50,8 @@ class Distillation(nn.Module):
     def __init__(self, teacher: Encoder, student: Encoder, config: PretrainConfig) -> None:
         super().__init__()
         n_student, n_teacher = student.embedding_size, teacher.embedding_size
-        # Not a submodule: the teacher's weights are no part of what is trained, saved or resumed.
-        self._teacher = [teacher.eval().requires_grad_(False)]
+        # No submodule: the teacher's weights are no part of what is trained, saved or resumed.
+        self._teacher = Teacher(teacher)
         same = n_student == n_teacher
         self.adapter = nn.Identity() if same else nn.Linear(n_student, n_teacher)
         self.compares_frames = bool(config.teacher_frame_weight and same and type(teacher) is type(student))
@@ -66,12 +66,9 @@ class Distillation(nn.Module):
             embedding: the student's, (B, D).
             frames: its features before pooling, (B, T', D), if it has such.
         """
-        with torch.no_grad():
-            teacher = self._teacher[0].to(view.device)
-            their_frames = teacher.frame_features(view) if self.compares_frames else None
-            theirs = teacher(view) if their_frames is None else mean_max(their_frames)
+        theirs, their_frames = self._teacher(view)
         losses = {"teacher": _difference(self.adapter(embedding), theirs, self.scale)}
-        if their_frames is not None and frames is not None:
+        if self.compares_frames and their_frames is not None and frames is not None:
             losses["teacher_frames"] = _difference(frames, their_frames, self.frame_scale)
         return losses
 
