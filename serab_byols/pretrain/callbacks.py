@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -122,9 +123,9 @@ class SpreadGuard(Callback):
         if full and not self._warned and max(self._latest) < VANISHED_SPREAD and trainer.is_global_zero:
             self._warned = True
             self._say(
-                f"warning: at step {trainer.global_step} the embeddings have collapsed: their spread has been "
-                f"below {VANISHED_SPREAD:g} of their length for {_STEPS_OF_SPREAD} steps. Try a lower learning "
-                "rate, larger batches, or an EMA decay closer to 1"
+                f"warning: at step {trainer.global_step} the embeddings have collapsed: their spread has "
+                f"been below {VANISHED_SPREAD:g} of their length for {_STEPS_OF_SPREAD} steps. Try a lower "
+                "learning rate, larger batches, or an EMA decay closer to 1"
             )
 
 
@@ -160,11 +161,9 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end = time.monotonic() + self.max_s
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
+        if threading.current_thread() is threading.main_thread():  # others get no signals
+            for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._stop_soon)
-            except ValueError:  # not in the main thread, where no signals come anyway
-                return
 
     def _stop_soon(self, number: int, frame: FrameType | None) -> None:
         self.interrupted = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -155,9 +155,10 @@ class PretrainConfig:
         unknown = set(values) - known
         if unknown:
             raise InvalidInputError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-        return cls(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        )
+        tuples: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**tuples)
 
     def lr_factor(self, step: int) -> float:
         """Learning rate of a step (from 0), relative to ``lr``."""
@@ -176,7 +177,7 @@ def _cosine(progress: float) -> float:
     return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
-def _check_choice(name: str, value: str, choices: Sequence[str] | dict[str, Any]) -> None:
+def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         raise InvalidInputError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
 

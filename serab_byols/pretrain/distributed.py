@@ -100,17 +100,21 @@ class SynchronizedBatchNorm(_BatchNorm):
         mean = averaged(x.mean(dims))
         centred = x - _along_channels(mean, x)
         var = averaged(centred.square().mean(dims))
-        self._track(mean.detach(), var.detach(), n)
+        track(self, mean, var, n)
         y = centred * _along_channels((var + self.eps).rsqrt() * self.weight, x)
         return (y + _along_channels(self.bias, x)).to(input.dtype)
 
-    @torch.no_grad()
-    def _track(self, mean: torch.Tensor, var: torch.Tensor, n: int) -> None:
-        assert self.running_mean is not None and self.running_var is not None
-        assert self.num_batches_tracked is not None and self.momentum is not None
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var * n / (n - 1), self.momentum)
+
+@torch.no_grad()
+def track(norm: _BatchNorm, mean: torch.Tensor, var: torch.Tensor, n: int) -> None:
+    """Move a batch normalisation's running statistics towards a batch's: biased ``var`` of ``n`` values."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(var * n / (n - 1), norm.momentum)
 
 
 def _along_channels(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from serab_byols.encoders import Encoder
 from serab_byols.encoders.audiontt import AudioNTT
 from serab_byols.encoders.base import flatten_mel_major, mean_max
-from serab_byols.pretrain.distributed import averaged, n_processes
+from serab_byols.pretrain.distributed import averaged, n_processes, track
 
 _CLIPS_AT_ONCE = 16
 """As many as keep the first stage's full-size channels near the processor."""
@@ -56,11 +56,9 @@ class Teacher:
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
-        if type(encoder) is AudioNTT:
-            for first, (conv, norm, *_) in zip(range(0, 12, 4), _stages(self.encoder)):
-                self.encoder.features[first] = fuse_conv_bn_eval(conv, norm)
-                self.encoder.features[first + 1] = nn.Identity().eval()
-        self.encoder.to(memory_format=torch.channels_last)
+        if isinstance(self.encoder, AudioNTT):
+            _fold_batch_norms(self.encoder.features)
+        nn.Module.to(self.encoder, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -69,6 +67,13 @@ class Teacher:
         answers = [embedding_and_frames(self.encoder, part) for part in x.split(_CLIPS_AT_ONCE)]
         embeddings, frames = zip(*answers)
         return torch.cat(embeddings), None if frames[0] is None else torch.cat(frames)
+
+
+def _fold_batch_norms(features: nn.Sequential) -> None:
+    for first in range(0, len(features), 4):
+        conv, norm = features[first : first + 2]
+        features[first] = fuse_conv_bn_eval(conv, norm)
+        features[first + 1] = nn.Identity().eval()
 
 
 def _first_stage(conv: nn.Conv2d, norm: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
@@ -83,17 +88,12 @@ def _normalized_weights(
     conv: nn.Conv2d, norm: _BatchNorm, x: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights and bias of a convolution that normalises its outputs over the batch."""
-    assert conv.bias is not None and norm.running_mean is not None and norm.running_var is not None
-    assert norm.num_batches_tracked is not None and norm.momentum is not None
+    assert conv.bias is not None
     patch_mean, covariance = _patch_moments(x.float())
     weight = conv.weight.flatten(1)
     mean = weight @ patch_mean + conv.bias
     var = ((weight @ covariance) * weight).sum(1).clamp_min(0)
-    with torch.no_grad():
-        n = x.numel() * n_processes()
-        norm.num_batches_tracked += 1
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(var * n / (n - 1), norm.momentum)
+    track(norm, mean, var, x.numel() * n_processes())
     scale = norm.weight * (var + norm.eps).rsqrt()
     return conv.weight * scale[:, None, None, None], norm.bias + (conv.bias - mean) * scale
 
