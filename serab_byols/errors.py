@@ -17,6 +17,10 @@ class CheckpointNotFoundError(SerabByolsError, FileNotFoundError):
     """No checkpoint lies where one was looked for."""
 
 
+class DownloadError(SerabByolsError, OSError):
+    """Published weights could not be downloaded, or other bytes came; the message says what to do."""
+
+
 class AudioFileError(SerabByolsError, OSError):
     """An audio file is missing, unreadable, empty, or shorter than the requested segment."""
 

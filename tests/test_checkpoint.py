@@ -21,7 +21,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import serab_byols
-from serab_byols import SerabByolsError, checkpoint, create_model, load_model, save_checkpoint
+from serab_byols import (
+    SerabByolsError,
+    checkpoint_reading,
+    checkpoint_writing,
+    create_model,
+    load_model,
+    registry,
+    save_checkpoint,
+)
 from serab_byols.checkpoint import (
     DEFAULT_CHECKPOINT,
     FORMAT_VERSION,
@@ -302,7 +310,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 
 def test_the_default_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = (tmp_path / "of the wheel", tmp_path / "of the tree")
-    monkeypatch.setattr(checkpoint, "CHECKPOINT_FOLDERS", folders)
+    monkeypatch.setattr(registry, "CHECKPOINT_FOLDERS", folders)
     with pytest.raises(CheckpointNotFoundError, match=r'load_model\("path/to/weights.*create_model\('):
         load_model()
     with pytest.raises(FileNotFoundError):
@@ -336,7 +344,7 @@ def test_a_failed_save_leaves_the_old_file(
         Path(path).write_bytes(b"half a file")
         raise error
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(checkpoint_writing, "save_file", fail)
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OSError):
         save_checkpoint(create_model(d=8), tiny)
     assert tiny.read_bytes() == before
@@ -594,7 +602,7 @@ def test_a_claimed_size_is_refused_before_anything_is_built(
     def built(*_: object, **__: object) -> None:
         raise AssertionError("an encoder was built")
 
-    monkeypatch.setattr(checkpoint, "create_encoder", built)
+    monkeypatch.setattr(checkpoint_reading, "create_encoder", built)
     with pytest.raises(CheckpointError, match="d=1000000000000, but its weights have d=8"):
         load_model(path)
 

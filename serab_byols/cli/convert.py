@@ -13,7 +13,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "convert", help="turn a published .pth file into a .safetensors that describes itself"
     )
-    parser.add_argument("input", metavar="IN", help="a checkpoint of either format")
+    parser.add_argument("input", metavar="IN", help="a checkpoint of either format, or a name")
     parser.add_argument("output", metavar="OUT", type=Path, help="OUT.safetensors")
     parser.add_argument(
         "--statistics",
@@ -26,7 +26,7 @@ def add_parser(commands: Commands) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     model = load_model(options.input)
-    facts = {"converted_from": Path(options.input).name}
+    facts = {"converted_from": model.source}
     save_checkpoint(model, options.output, statistics=options.statistics, training_facts=facts)
     output = printable(str(options.output))
     print(f"{output}: {model.encoder.name}, {model.embedding_size} numbers an embedding")

@@ -12,7 +12,7 @@ from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, printable
 
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser("info", help="say what a checkpoint holds")
-    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("file", metavar="FILE", help="a checkpoint, or a name that `serab-byols list` shows")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=_info, error_status=EXIT_BAD_FILES)
 
