@@ -206,12 +206,13 @@ def _begin(response: http.client.HTTPResponse, part: Part) -> tuple[int, int | N
         raise _PassingError("the server sent another part than the one asked for")
     part.begin(tag)
     length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdecimal() else None
+    return 0, int(length) if re.fullmatch(r"\d{1,18}", length) else None
 
 
 def _content_range(headers: Any) -> tuple[int | None, int | None]:
     """First byte of an answer and size of the file, as far as the header tells them."""
-    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", headers.get("Content-Range", "").strip())
+    said = headers.get("Content-Range", "").strip()
+    match = re.fullmatch(r"bytes (?:(\d{1,18})-\d+|\*)/(?:(\d{1,18})|\*)", said)
     start, total = match.groups() if match else (None, None)
     return (None if start is None else int(start)), (None if total is None else int(total))
 

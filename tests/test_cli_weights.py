@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import weights_server as ways
+from parity_data import ROOT
 from weights_server import FILE_NAME, NAME, Server, state_dict_bytes, weights_of
 
 from serab_byols import create_model, download, load_model, registry, save_checkpoint
 from serab_byols.cli import main
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_INTERRUPTED, EXIT_OK
 from serab_byols.errors import CheckpointNotFoundError
+from serab_byols.registry import PUBLISHED
 from serab_byols.transfer import Patience
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -270,6 +274,26 @@ def test_info_and_convert_take_names(server: Server, work: Path, capsys: pytest.
     audio = torch.rand(1, 8000, generator=torch.Generator().manual_seed(0)) - 0.5
     with torch.no_grad():
         torch.testing.assert_close(model(audio), expected(audio), rtol=0, atol=0)
+
+
+def test_the_page_on_weights_works_as_written(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With small weights under every published name."""
+    page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    facts = {field: getattr(registry.PUBLISHED[0], field) for field in ("git_blob_id", "sha256", "n_bytes")}
+    small = [replace(weights, folder_url=server.url, **facts) for weights in PUBLISHED]
+    assert all(weights.name in page and f"`{weights.file_name}`" in page for weights in small)
+    monkeypatch.setattr(registry, "PUBLISHED", small)
+    blocks = re.findall(r"^```(python|sh)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for language, code in blocks:
+        if language == "python":
+            exec(compile(code, "weights.md", "exec"), {})
+        else:
+            statuses = [run(capsys, *shlex.split(line)[1:])[0] for line in code.splitlines()]
+            assert set(statuses) == {EXIT_OK}, code
+    assert [language for language, _ in blocks].count("sh") >= 3
+    assert len(server.requests) == 3  # one by its name, and two into a cache of their own
 
 
 def test_as_a_program(tmp_path: Path) -> None:

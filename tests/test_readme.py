@@ -44,7 +44,7 @@ def test_code_blocks_run(tmp_path, monkeypatch, capsys):
     assert "AudioNTT" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/hear.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/hear.md", "docs/weights.md"])
 def test_links_to_files_lead_somewhere(name):
     page = ROOT / name
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))

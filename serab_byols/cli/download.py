@@ -64,7 +64,8 @@ def _place(name: str, options: argparse.Namespace) -> Path:
         assert bundled is not None  # its name is among those that there are
         return bundled if options.output is None else _copied(bundled, options.output)
     if options.output is None:
-        return published_checkpoint(weights, cache_dir=options.cache_dir)
+        # Who names a cache wants it filled, whatever lies elsewhere.
+        return fetch(weights, options.cache_dir) if options.cache_dir else published_checkpoint(weights)
     for here in (options.output / weights.file_name, local_copy(weights)):
         if here is not None and here.is_file() and mismatch(here, weights) is None:
             break

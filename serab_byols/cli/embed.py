@@ -49,7 +49,11 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="OUT", help="OUT.parquet or OUT.npz"
     )
-    parser.add_argument("--model", default="", help="checkpoint file (default: the bundled weights)")
+    parser.add_argument(
+        "--model",
+        default="",
+        help="checkpoint file, or a name as `serab-byols list` shows (default: the bundled)",
+    )
     parser.add_argument(
         "--encoder", choices=list(ENCODERS), help="check that the checkpoint holds this encoder"
     )
