@@ -66,7 +66,7 @@ def draw_views(names: list[str], log_mel: torch.Tensor, views: list[torch.Tensor
     for row, name in enumerate(names):
         for column, batch in enumerate(columns):
             axes = grid[row, column]
-            axes.imshow(batch[row].cpu(), origin="lower", aspect="auto", cmap="magma")
+            axes.imshow(batch[row].cpu().numpy(), origin="lower", aspect="auto", cmap="magma")
             axes.set_title(titles[column] if row == 0 else "", fontsize=10)
             axes.set_xticks([])
             axes.set_yticks([])

@@ -71,8 +71,7 @@ class Teacher:
 
 def _fold_batch_norms(features: nn.Sequential) -> None:
     for first in range(0, len(features), 4):
-        conv, norm = features[first : first + 2]
-        features[first] = fuse_conv_bn_eval(conv, norm)
+        features[first] = fuse_conv_bn_eval(features[first], features[first + 1])
         features[first + 1] = nn.Identity().eval()
 
 

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from serab_byols.checkpoint import load_model, save_checkpoint, weights_sha256
-from serab_byols.encoders import create_encoder
+from serab_byols.encoders import Encoder, create_encoder
 from serab_byols.errors import CheckpointError, InvalidInputError
 from serab_byols.files import replaced_whole
 from serab_byols.frontend import create_frontend
@@ -139,8 +139,9 @@ def pretrain(
     clips = scan(inputs, lambda name, reason: bad_files.append((name, reason)))
     if epochs is not None:
         config = replace(config, steps=_steps(clips, config, epochs))
-    state = _state(outputs, restart, config, clips, teacher)
-    module = _module(config, clips, machine, teacher, features, bad_files)
+    followed = load_model(teacher).encoder if teacher else None
+    state = _state(outputs, restart, config, clips, followed)
+    module = _module(config, clips, machine, followed, features, bad_files)
     module.first_step = state.step
     if views is not None:
         _draw_first_views(config, module.reader, Path(views))
@@ -170,12 +171,12 @@ class _State:
 
 
 def _state(
-    outputs: Outputs, restart: bool, config: PretrainConfig, clips: list[Clip], teacher: str | Path | None
+    outputs: Outputs, restart: bool, config: PretrainConfig, clips: list[Clip], teacher: Encoder | None
 ) -> _State:
     identity = {
         "config": config.as_dict(),
         "corpus": fingerprint(clips),
-        "teacher": weights_sha256(load_model(teacher).encoder) if teacher else None,
+        "teacher": weights_sha256(teacher) if teacher else None,
     }
     if restart or not outputs.training.exists():
         outputs.log.unlink(missing_ok=True)
@@ -210,7 +211,7 @@ def _module(
     config: PretrainConfig,
     clips: list[Clip],
     machine: Machine,
-    teacher: str | Path | None,
+    teacher: Encoder | None,
     features: str | None,
     bad_files: list[tuple[str, str]],
 ) -> PretrainModule:
@@ -221,7 +222,7 @@ def _module(
     cache_bytes = int(machine.cache_gb * 1e9 / machine.devices)
     reader = CropReader(crops, cache_bytes, on_error)
     table = load_features(features, clips, on_error) if features else None
-    return PretrainModule(config, reader, table, load_model(teacher).encoder if teacher else None)
+    return PretrainModule(config, reader, table, teacher)
 
 
 def _draw_first_views(config: PretrainConfig, reader: CropReader, picture: Path) -> None:

@@ -1,0 +1,149 @@
+"""Two processes train as one with all of the batch: on a CPU, through gloo."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from sounds import voice, write
+from test_pretrain_run import losses_of, same, state_of
+
+from serab_byols.encoders import ENCODERS, create_encoder
+from serab_byols.inputs import Segment
+from serab_byols.pretrain.byol import Byol
+from serab_byols.pretrain.config import PretrainConfig
+from serab_byols.pretrain.corpus import Clip, CropReader, Crops
+from serab_byols.pretrain.distributed import Share
+from serab_byols.pretrain.hybrid import FeatureTable
+from serab_byols.pretrain.module import PretrainModule
+from serab_byols.pretrain.views import Draws
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+
+N_ALL = 8
+
+
+def module_of(name: str) -> PretrainModule:
+    config = PretrainConfig(
+        encoder=name,
+        encoder_config={"d": 6} if name == "default" else {},
+        crop_s=0.3,
+        batch_size=N_ALL,
+        mixup_memory=32,
+        dropout=0.0,
+        hybrid_weight=0.5,
+        teacher_weight=1.0 if name == "default" else 0.0,
+        teacher_frame_weight=1.0 if name == "default" else 0.0,
+    )
+    clips = [Clip(Segment(str(k), Path(str(k))), 0.0, 1.0) for k in range(N_ALL)]
+    reader = CropReader(Crops(clips, config.n_samples, N_ALL, 0), 0, print)
+    table = FeatureTable(torch.randn(N_ALL, 5, generator=torch.Generator().manual_seed(3)).numpy())
+    torch.manual_seed(5)
+    return PretrainModule(config, reader, table, create_encoder("default", d=6))
+
+
+def step_of(module: PretrainModule, share: Share, step: int) -> dict[str, torch.Tensor]:
+    """Gradients, statistics, memory and buffers after a step on this process's rows."""
+    waveforms = torch.stack([torch.from_numpy(voice(10 * step + k, seconds=0.3)) for k in range(N_ALL)])
+    draws = Draws(1, step, share, waveforms.device)
+    views = module.views(waveforms[share.rows], draws)
+    losses, _ = module.losses(views, torch.arange(N_ALL)[share.rows])
+    module.zero_grad()
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = {}
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            gradient = parameter.grad.clone()
+            if share.n_processes > 1:  # what DDP does
+                dist.all_reduce(gradient)
+            gradients[f"gradient of {name}"] = gradient / share.n_processes
+    return {**gradients, **{name: value.clone() for name, value in module.named_buffers()}}
+
+
+def _process(rank: int, address: str, name: str, path: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    module = module_of(name)
+    for step in range(2):
+        result = step_of(module, Share(rank, 2, N_ALL // 2), step)
+    torch.save(result, f"{path}.{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", list(ENCODERS))
+def test_two_processes_have_the_gradients_of_one_with_all_of_the_batch(name, tmp_path, one_thread):
+    """And its running statistics, memory, and batch normalisations, after two steps."""
+    mp.spawn(_process, (f"file://{tmp_path}/meet", name, str(tmp_path / "result")), nprocs=2)
+    module = module_of(name)
+    for step in range(2):
+        expected = step_of(module, Share(0, 1, N_ALL), step)
+    results = [torch.load(tmp_path / f"result.{rank}", weights_only=True) for rank in range(2)]
+    largest = max(float(v.abs().max()) for k, v in expected.items() if k.startswith("gradient"))
+    for result in results:
+        assert result.keys() == expected.keys()
+        for key, value in expected.items():
+            scale = largest if key.startswith("gradient") else float(value.abs().max())
+            torch.testing.assert_close(result[key], value, atol=2e-4 * scale, rtol=1e-3, msg=key)
+
+
+def test_without_synchronisation_the_gradients_would_differ(one_thread):
+    """What the test above would see if every process normalised its own half."""
+    torch.manual_seed(0)
+    encoder = create_encoder("default", d=6).train()
+    encoder.fc[2].p = 0.0
+    byol, views = Byol(encoder, 6), [torch.randn(N_ALL, 1, 64, 31) for _ in range(2)]
+
+    def gradient(parts):
+        encoder.zero_grad()
+        for part in parts:
+            (
+                byol.loss([encoder(view[part]) for view in views], [view[part] for view in views])
+                / len(parts)
+            ).backward()
+        return encoder.features[0].weight.grad.clone()
+
+    whole, halves = gradient([slice(None)]), gradient([slice(0, 4), slice(4, 8)])
+    assert (whole - halves).abs().max() > 0.05 * whole.abs().max()
+
+
+def test_a_training_of_two_processes_is_that_of_one(tmp_path):
+    """From the shell, through Lightning: losses and weights agree, and it resumes."""
+    for seed in range(4):
+        write(tmp_path / f"{seed}.wav", voice(seed, seconds=1))
+    command = [sys.executable, "-m", "serab_byols", "pretrain", str(tmp_path), "--steps", "4", "--size", "4"]
+    command += [
+        "--crop-s",
+        "0.3",
+        "--batch-size",
+        "4",
+        "--dropout",
+        "0",
+        "--mixup-memory",
+        "8",
+        "--threads",
+        "1",
+    ]
+
+    def run(name, *options):
+        weights = tmp_path / f"{name}.safetensors"
+        subprocess.run([*command, "-o", str(weights), *options], check=True, capture_output=True, timeout=300)
+        return weights
+
+    one = run("one")
+    run("two", "--devices", "2", "--minutes", "0")
+    two = run("two", "--devices", "2")
+    assert losses_of(two) == pytest.approx(losses_of(one), rel=2e-3)
+    assert len(losses_of(two)) == 4
+    assert not same(state_of(two), serab_byols_start())
+    largest = max(float(value.abs().max()) for value in state_of(one).values())
+    for key, value in state_of(one).items():
+        torch.testing.assert_close(state_of(two)[key], value, atol=5e-3 * largest, rtol=0, msg=key)
+
+
+def serab_byols_start():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(42)
+        return create_encoder("default", d=4).state_dict()

@@ -1,0 +1,226 @@
+"""What the network sees: resizing, mixing, running statistics, and that they depend on the seed alone."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from serab_byols.normalization import Statistics
+from serab_byols.pretrain.config import PretrainConfig
+from serab_byols.pretrain.distributed import Share
+from serab_byols.pretrain.resize import bicubic_matrix
+from serab_byols.pretrain.statistics import RunningNorm, standardized_together
+from serab_byols.pretrain.views import (
+    Augment,
+    Draws,
+    MixupMemory,
+    Views,
+    log_mixup_exp,
+    random_equalizer,
+    random_linear_fader,
+    random_resize_crop,
+    silence_ends,
+)
+
+CPU = torch.device("cpu")
+
+
+def draws(n: int, seed: int = 0, step: int = 0) -> Draws:
+    return Draws(seed, step, Share(0, 1, n), CPU)
+
+
+class FixedDraws:
+    """Gives out the numbers it was made with, in order, instead of random ones."""
+
+    def __init__(self, *numbers: torch.Tensor) -> None:
+        self._numbers = list(numbers)
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        numbers = self._numbers.pop(0)
+        assert numbers.shape[1:] == shape
+        return numbers
+
+    normal = uniform
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "n_in", "n_out"),
+    [(0, 64, 64, 64), (3, 40, 64, 64), (10, 1, 30, 8), (5, 139, 144, 96)],
+)
+def test_a_resizing_matrix_equals_bicubic_interpolation_of_the_part(start, length, n_in, n_out):
+    x = torch.randn(5, n_in, generator=torch.Generator().manual_seed(1))
+    part = x[None, None, :, start : start + length]
+    expected = F.interpolate(part, size=(5, n_out), mode="bicubic", align_corners=True)[0, 0]
+    matrix = bicubic_matrix(torch.tensor([start]), torch.tensor([length]), n_in, n_out)[0]
+    torch.testing.assert_close(x @ matrix.T, expected, atol=2e-5, rtol=0)
+
+
+def test_every_clip_of_a_batch_is_resized_from_its_own_part():
+    x = torch.randn(2, 64, 40, generator=torch.Generator().manual_seed(2))
+    config = PretrainConfig(crop_scale=(0.6, 1.5), crop_virtual_time=1.5)
+    scale = torch.tensor([[0.2, 0.3], [0.9, 0.95]])  # of (0.6, 1.5): 50 x 34 and 64 (limited) x 58
+    corner = torch.tensor([[0.5, 0.9], [0.99, 0.1]])
+    resized = random_resize_crop(x, FixedDraws(scale, corner), config)
+    canvas = F.pad(x, (10, 10))
+    for clip, (height, width, top, left) in enumerate([(49, 34, 8, 24), (64, 58, 0, 0)]):
+        part = canvas[clip, top : top + height, left : left + width]
+        expected = F.interpolate(part[None, None], size=(64, 40), mode="bicubic", align_corners=True)[0, 0]
+        torch.testing.assert_close(resized[clip], expected, atol=2e-5, rtol=0)
+
+
+def test_resize_crops_take_every_size_and_place():
+    n = 4000
+    # A ramp in both directions tells which part was taken: its corners.
+    ramp = torch.arange(64.0)[:, None] + 1000 * torch.arange(1.0, 21)[None, :]
+    config = PretrainConfig(crop_s=0.19)
+    corners = random_resize_crop(ramp.expand(n, -1, -1), draws(n), config)
+    whole_in_time = corners[(corners[:, 0, 0] > 500) & (corners[:, 0, -1] > 500)]
+    top, bottom = (whole_in_time[:, row, 0] % 1000 for row in (0, -1))
+    heights = (bottom - top).round().long() + 1
+    assert set(range(38, 65)) <= set(heights.tolist())
+    assert (heights == 64).float().mean() > 0.4  # all scales from 1 to 1.5
+    free = 64 - heights
+    places = (top / free)[free > 10]
+    assert places.min() < 0.1
+    assert places.max() > 0.9
+
+
+def test_mixup_mixes_powers():
+    x, other = torch.tensor([[[0.0, 2.0]]]), torch.tensor([[[1.0, -30.0]]])
+    mixed = log_mixup_exp(x, other, torch.tensor([[[0.25]]]))
+    expected = [math.log(0.75 + 0.25 * math.e), math.log(0.75 * math.e**2)]
+    torch.testing.assert_close(mixed.flatten(), torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_the_memory_forgets_the_oldest_and_is_chosen_from_evenly():
+    memory = MixupMemory(5, 3)
+    assert memory.choose(torch.rand(2)) is None
+    for first in (0, 3, 6):
+        memory.add(torch.arange(first, first + 3.0)[:, None, None].expand(3, 64, 3))
+    chosen = memory.choose(torch.rand(2000, generator=torch.Generator().manual_seed(0)))[:, 0, 0]
+    assert sorted(set(chosen.tolist())) == [4, 5, 6, 7, 8]
+    assert min((chosen == value).sum() for value in (4, 5, 6, 7, 8)) > 300
+
+
+def test_the_memory_takes_a_batch_larger_than_itself():
+    memory = MixupMemory(4, 2)
+    memory.add(torch.arange(10.0)[:, None, None].expand(10, 64, 2))
+    assert sorted(memory.crops[:, 0, 0].tolist()) == [6, 7, 8, 9]
+
+
+def test_no_view_is_mixed_with_its_own_crop():
+    """The published training remembered a crop before its second view was mixed."""
+    config = PretrainConfig(crop_s=0.19, crop_scale=(1, 1), crop_virtual_time=1, mixup_memory=64)
+    augment = Augment(config)
+    x = torch.randn(4, 64, 20, generator=torch.Generator().manual_seed(0))
+    first = augment(x, draws(4))
+    for view in first:  # nothing to mix with, and a crop that is the whole
+        torch.testing.assert_close(view, x, atol=1e-5, rtol=0)
+    second = augment(20 + x, draws(4, step=1))
+    for view in second:  # mixed with the first batch, which is weak: still the second, a little quieter
+        assert ((20 + x) - view).min() > -1e-3
+        assert ((20 + x) - view).max() < -math.log(0.6) + 1e-3
+    assert not torch.equal(*second)
+
+
+def test_a_probability_leaves_views_as_they_are():
+    config = PretrainConfig(crop_s=0.19, view_probability=0.5)
+    augment = Augment(config)
+    x = torch.randn(400, 64, 20, generator=torch.Generator().manual_seed(0))
+    augment(x, draws(400))
+    view, _ = augment(x, draws(400, step=1))
+    untouched = (view == x).flatten(1).all(1).float().mean()
+    assert 0.18 < untouched < 0.33
+
+
+def test_the_fader_adds_a_line():
+    ends = torch.tensor([[0.0, 1.0]])[:, :, None, None]
+    faded = random_linear_fader(torch.zeros(1, 64, 5), FixedDraws(ends), gain=2.0)
+    torch.testing.assert_close(faded[0, 7], torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]))
+
+
+def test_the_equalizer_adds_one_smooth_curve_to_all_of_a_clip():
+    curve = random_equalizer(torch.zeros(200, 64, 5), draws(200), gain=0.5)
+    assert torch.equal(curve[:, :, 0], curve[:, :, 4])
+    assert 0.4 < curve[:, 0, 0].std() / math.sqrt(4) < 0.6
+    assert curve[:, :, 0].diff(dim=1).abs().max() < 0.5
+
+
+def test_silence_takes_an_end_of_some_crops():
+    waveforms = silence_ends(torch.ones(1000, 50), draws(1000), probability=0.3)
+    has_silence = (waveforms == 0).any(1)
+    assert 0.2 < has_silence.float().mean() < 0.36
+    assert (waveforms[has_silence].diff(dim=1) != 0).sum(1).max() == 1
+    begins, ends = (waveforms[has_silence][:, k] == 0 for k in (0, -1))
+    assert begins.any()
+    assert ends.any()
+
+
+def test_running_means_are_means_of_all_crops_so_far():
+    """The published training divided by the count before the new crop: 2.15, 6.15, 8.15."""
+    norm = RunningNorm(n_to_learn=100)
+    means = []
+    for mean in (2.15, 6.15, 10.15):
+        norm(mean + torch.tensor([[[-1.0, 0.0], [0.0, 1.0]]]))
+        means.append(norm.statistics.mean)
+    np.testing.assert_allclose(means, [2.15, 4.15, 6.15], rtol=1e-6)
+    assert norm.statistics.std == pytest.approx(math.sqrt(2 / 3))
+
+
+def test_running_statistics_do_not_depend_on_the_batches():
+    x = torch.randn(12, 64, 5, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    together, apart = RunningNorm(100), RunningNorm(100)
+    together(x)
+    for part in x.split(5):
+        apart(part)
+    np.testing.assert_allclose(together.statistics, apart.statistics, rtol=1e-6)
+    np.testing.assert_allclose(together.statistics, (x.mean(), x.var((1, 2)).mean().sqrt()), rtol=1e-5)
+
+
+def test_running_statistics_stay_once_they_are_learnt():
+    norm = RunningNorm(n_to_learn=4)
+    norm(torch.randn(4, 64, 5) + 3)
+    learnt = norm.statistics
+    norm(torch.randn(4, 64, 5) + 30)
+    assert norm.statistics == learnt
+
+
+def test_fixed_statistics_are_used_from_the_start():
+    norm = RunningNorm(100, Statistics(-6.0, 5.0))
+    torch.testing.assert_close(norm(torch.full((2, 64, 5), 4.0)), torch.full((2, 64, 5), 2.0))
+    assert norm.statistics == (-6.0, 5.0)
+
+
+def test_post_normalisation_standardises_both_views_together():
+    views = [torch.randn(3, 64, 5) * 2 + 1, torch.randn(3, 64, 5) - 4]
+    both = torch.cat(views)
+    for view, after in zip(views, standardized_together(views)):
+        torch.testing.assert_close(after, (view - both.mean()) / both.std(), atol=1e-5, rtol=0)
+
+
+def test_silent_views_stay_finite():
+    config = PretrainConfig(crop_s=0.3)
+    seen = Views(config, 100)(torch.zeros(2, config.n_samples), draws(2))
+    assert all(view.isfinite().all() for view in seen)
+
+
+def test_views_depend_on_seed_and_step_alone():
+    config = PretrainConfig(crop_s=0.3, fader_gain=0.5, equalizer_gain=0.2, silence_probability=0.5)
+    waveforms = torch.randn(4, config.n_samples, generator=torch.Generator().manual_seed(0)) / 10
+
+    def seen(seed: int, step: int) -> torch.Tensor:
+        return torch.stack(Views(config, 100)(waveforms, draws(4, seed, step)))
+
+    assert torch.equal(seen(1, 2), seen(1, 2))
+    assert not torch.equal(seen(1, 2), seen(1, 3))
+    assert not torch.equal(seen(1, 2), seen(2, 2))
+
+
+def test_a_process_draws_its_rows_of_what_one_process_would_draw():
+    alone = draws(6)
+    parts = [Draws(0, 0, Share(rank, 3, 2), CPU) for rank in range(3)]
+    for shape in ((), (2,), (1, 1)):
+        assert torch.equal(alone.uniform(*shape), torch.cat([part.uniform(*shape) for part in parts]))
+    assert torch.equal(alone.normal(4), torch.cat([part.normal(4) for part in parts]))
