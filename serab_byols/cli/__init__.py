@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from serab_byols._version import __version__
-from serab_byols.cli import convert, download, embed, info, list_weights, pretrain
+from serab_byols.cli import convert, download, embed, info, list_weights, pretrain, probe
 from serab_byols.cli.options import EXIT_INTERRUPTED, say
 from serab_byols.errors import SerabByolsError
 
-COMMANDS = (embed, pretrain, info, convert, list_weights, download)
+COMMANDS = (embed, probe, pretrain, info, convert, list_weights, download)
 _NEGATIVE_PAIR = re.compile(r"-[\d.][^,]*,[^,]+")
 
 

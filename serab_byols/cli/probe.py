@@ -1,0 +1,200 @@
+"""``serab-byols probe``: whether an embedding suits labelled data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from serab_byols.cli.options import (
+    EXIT_BAD_FILES,
+    EXIT_OK,
+    EXIT_USAGE,
+    Commands,
+    device,
+    normalization_rule,
+    printable,
+    say,
+)
+from serab_byols.errors import InvalidInputError, SerabByolsError
+from serab_byols.files import replaced_whole
+from serab_byols.inputs import Segment
+from serab_byols.probe import ProbeResult, as_json, as_text, draw_confusion, probe
+from serab_byols.probe.figures import check_figures
+from serab_byols.probe.splitting import N_FOLDS, PRECEDENCE
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "probe",
+        help="find out how well embeddings suit labelled clips",
+        description="Embed labelled clips and fit a linear classifier to the embeddings: standardised "
+        "features, logistic regression, its C chosen on inner folds that keep groups whole. The table "
+        "says what was done.",
+        epilog="Exit status: 0 when all went well, 1 when some files could not be embedded (they are "
+        "listed on stderr, and the scores are without them), 2 when there is no result.",
+    )
+    parser.add_argument(
+        "manifest",
+        metavar="MANIFEST",
+        help="CSV file with the columns 'path' (relative to it) and 'label', and optionally 'start' and "
+        "'end' in seconds, 'task', and what splits the clips: 'fold', 'group' (such as the speaker) or "
+        "'split' (train, valid, test)",
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="checkpoint file or name of weights; may be repeated (default: the bundled weights)",
+    )
+    parser.add_argument(
+        "--random", action="store_true", help="also the same architectures with random weights"
+    )
+    parser.add_argument("--hand-made", action="store_true", help="also statistics of log-mels and MFCCs")
+    parser.add_argument(
+        "--task", action="append", metavar="TASK", help="only this task; may be repeated (default: all)"
+    )
+    parser.add_argument(
+        "--by",
+        choices=["auto", *PRECEDENCE, "clips"],
+        default="auto",
+        help="what splits the clips: a column, or folds drawn from single clips (default: the first of "
+        f"{', '.join(PRECEDENCE)} that there is, else clips)",
+    )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=N_FOLDS,
+        metavar="N",
+        help="how many are drawn where no column gives them (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--c", type=float, metavar="C", help="fix the regression's C (default: chosen in every fold)"
+    )
+    parser.add_argument(
+        "--normalization",
+        type=normalization_rule,
+        default="auto",
+        metavar="RULE",
+        help="as for embed (default: auto)",
+    )
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps, ...")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of folds, random weights and intervals (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers to OUT, as JSON")
+    parser.add_argument(
+        "--confusion", type=Path, metavar="FOLDER", help="write confusion matrices into FOLDER, as PNG"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no table")
+    parser.set_defaults(run=_probe, error_status=EXIT_USAGE)
+
+
+def _probe(options: argparse.Namespace) -> int:
+    _check_outputs(options)
+    skipped: list[tuple[str, str]] = []
+
+    with _Bar(options.quiet or not sys.stderr.isatty()) as bar:
+
+        def on_error(segment: Segment, error: SerabByolsError) -> None:
+            skipped.append((segment.file, str(error)))
+            bar.say(printable(str(error)))
+
+        results = probe(
+            options.manifest,
+            options.model or [""],
+            random=options.random,
+            hand_made=options.hand_made,
+            tasks=options.task or [],
+            by=options.by,
+            n_folds=options.folds,
+            c=options.c,
+            normalization=options.normalization,
+            device=options.device,
+            seed=options.seed,
+            on_error=on_error,
+            on_progress=bar,
+        )
+    if not options.quiet:
+        for line in as_text(results).splitlines():
+            print(printable(line))
+    _write_outputs(options, results, skipped)
+    if skipped:
+        say(f"{len(skipped)} clips could not be embedded; the scores are without them")
+    return EXIT_BAD_FILES if skipped else EXIT_OK
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Find out before the work whether its results can be written."""
+    for path in (options.json, options.confusion):
+        if path is not None and not os.access(path.parent, os.W_OK):
+            raise InvalidInputError(f"the folder {path.parent} does not exist or cannot be written to")
+    if options.json is not None and options.json.is_dir():
+        raise InvalidInputError(f"the output {options.json} is a folder")
+    if options.confusion is not None:
+        if options.confusion.exists() and not options.confusion.is_dir():
+            raise InvalidInputError(f"confusion matrices go into a folder, and {options.confusion} is a file")
+        check_figures()
+
+
+def _write_outputs(
+    options: argparse.Namespace, results: list[ProbeResult], skipped: list[tuple[str, str]]
+) -> None:
+    if options.json is not None:
+        report = as_json(results, manifest=options.manifest, skipped=skipped)
+        with replaced_whole(options.json) as scratch:
+            scratch.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if options.confusion is not None:
+        options.confusion.mkdir(exist_ok=True)
+        taken: set[str] = set()
+        for result in results:
+            draw_confusion(result, options.confusion / _file_name(result, taken))
+
+
+def _file_name(result: ProbeResult, taken: set[str]) -> str:
+    """A name of letters that every file system has, and that no other result of this run has."""
+    stem = re.sub(r"[^\w.=-]+", "-", f"{result.task}-{result.features}", flags=re.ASCII).strip("-.")
+    name, number = f"{stem}.png", 1
+    while name.lower() in taken:
+        number += 1
+        name = f"{stem}-{number}.png"
+    taken.add(name.lower())
+    return name
+
+
+class _Bar:
+    """A progress bar a stage; the stages come one after another."""
+
+    def __init__(self, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        self._tqdm = tqdm
+        self._quiet = quiet
+        self._stage = ""
+        self._bar = tqdm(disable=True)
+
+    def __call__(self, stage: str, n_done: int, n_total: int) -> None:
+        if stage != self._stage:
+            self._bar.close()
+            self._stage = stage
+            self._bar = self._tqdm(total=n_total, desc=printable(stage), disable=self._quiet)
+        self._bar.update(n_done - self._bar.n)
+
+    def say(self, message: str) -> None:
+        with self._tqdm.external_write_mode(file=sys.stderr):
+            say(message)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()
