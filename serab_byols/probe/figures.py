@@ -83,7 +83,8 @@ def _draw(figure: Figure, result: ProbeResult) -> None:
 
 
 def _write_counts(axes: Axes, confusion: np.ndarray, shares: np.ndarray) -> None:
-    size = 9 if confusion.max() < 1000 else 6
+    # Four digits of the larger size are wider than the smallest cell.
+    size = 9 if confusion.max() < 1000 or len(confusion) * CELL_INCHES < SMALLEST_INCHES / 2 else 6
     for row, column in np.argwhere(confusion > 0):
         colour = "white" if shares[row, column] > DARK else "black"
         axes.text(

@@ -12,7 +12,7 @@ import numpy as np
 from serab_byols.probe.splitting import Split
 
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Inverse strengths of the L2 penalty that are tried; for embeddings the best lies inside."""
+"""Inverse strengths of the L2 penalty that are tried: from almost no fit to almost no penalty."""
 
 FALLBACK_C = 1e-2
 """Used where there are too few clips or groups to choose on."""

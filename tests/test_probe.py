@@ -1,0 +1,391 @@
+"""The probe's parts: manifests, splits, the classifier, scores and intervals, on data with known answers."""
+
+import numpy as np
+import pytest
+
+from serab_byols.errors import InvalidInputError
+from serab_byols.inputs import Segment
+from serab_byols.probe.evaluation import evaluate
+from serab_byols.probe.linear import C_GRID, FALLBACK_C, fit_split
+from serab_byols.probe.manifest import Task, encoded, in_order, read_manifest
+from serab_byols.probe.scores import (
+    accuracy,
+    bootstrap_intervals,
+    confusion_matrix,
+    unweighted_average_recall,
+)
+from serab_byols.probe.splitting import N_INNER_FOLDS, Split, make_plan
+
+pytest.importorskip("sklearn")
+
+
+def task_of(labels, **columns):
+    """A task of clips that are never read."""
+    segments = tuple(Segment(f"{i}.wav", f"{i}.wav") for i in range(len(labels)))
+    return Task("planted", segments, tuple(labels), **{k: tuple(v) for k, v in columns.items()})
+
+
+def planted(n_clips=90, n_labels=3, n_features=8, distance=8.0, seed=0):
+    """Labels, and features (n_clips, n_features) in a cloud of unit variance a label."""
+    rng = np.random.default_rng(seed)
+    numbers = np.arange(n_clips) % n_labels
+    centres = distance * np.eye(n_labels, n_features)
+    return [f"label {k}" for k in numbers], centres[numbers] + rng.normal(size=(n_clips, n_features))
+
+
+def result_of(task, features, by="auto", c=0.1, **options):
+    plan = make_plan(task, by)
+    return evaluate(task, plan, features, name="planted", description={}, c=c, **options)
+
+
+# Manifests
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    def write(text):
+        path = tmp_path / "sheet.csv"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_a_manifest_is_read_task_by_task(manifest):
+    path = manifest(
+        "path,label,task,fold,split,group,other\n"
+        "a.wav, happy ,moods,0,,x,1\n/b.wav,sad,moods,1,,y,\n"
+        "c.wav,dog,sounds,,train,,\nd.wav,cat,sounds,,Val,,\n"
+    )
+    moods, sounds = read_manifest(path)
+    assert (moods.name, moods.labels, moods.fold, moods.group) == (
+        "moods",
+        ("happy", "sad"),
+        ("0", "1"),
+        ("x", "y"),
+    )
+    assert moods.split is None
+    assert [str(s.path) for s in moods.segments] == [str(path.parent / "a.wav"), "/b.wav"]
+    assert (sounds.fold, sounds.group, sounds.split) == (None, None, ("train", "valid"))
+    assert read_manifest(path, ["sounds"]) == [sounds]
+
+
+def test_without_a_task_column_the_file_gives_the_name(manifest):
+    (task,) = read_manifest(manifest("\ufeffpath,label,start,end\na.wav,x,0,1\na.wav,y,1,2.5\n"))
+    assert task.name == "sheet"
+    assert [(s.start_s, s.end_s) for s in task.segments] == [(0, 1), (1, 2.5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "column"),
+        ("path,label\n", "lists no clips"),
+        ("path,fold\na.wav,0\n", "label is missing from path, fold"),
+        ("path,label\na.wav,x\nb.wav,\nc.wav\n", "label is empty in row 2, 3"),
+        ("path,label\na.wav,x\na.wav,y\n", "lists clips twice.*a.wav"),
+        ("path,label,fold\na.wav,x,0\nb.wav,y,\n", "'fold' must be filled.*row 2"),
+        ("path,label,split\na.wav,x,train\nb.wav,y,check\n", "train, valid or test, got 'check'"),
+        ("path,label,task\na.wav,x,\n", "row 1: the task is empty"),
+    ],
+)
+def test_manifests_that_cannot_be_probed(manifest, text, says):
+    with pytest.raises(InvalidInputError, match=says):
+        read_manifest(manifest(text))
+
+
+def test_names_that_do_not_exist(manifest, tmp_path):
+    path = manifest("path,label,task\na.wav,x,one\nb.wav,x,two\n")
+    with pytest.raises(InvalidInputError, match="no task 'three'; it has one, two"):
+        read_manifest(path, ["one", "three"])
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        read_manifest(tmp_path / "nowhere.csv")
+    with pytest.raises(InvalidInputError, match=r"ends in \.csv"):
+        read_manifest(tmp_path / "a.wav")
+
+
+def test_numbers_are_ordered_as_numbers():
+    assert in_order(["10", "9", "2", "9"]) == ["2", "9", "10"]
+    assert in_order(["b", "10", "9"]) == ["10", "9", "b"]
+    np.testing.assert_array_equal(encoded(["10", "2", "10"]), [1, 0, 1])
+
+
+# Splits
+
+
+def test_the_first_column_there_is_splits():
+    labels = ["a", "b"] * 30
+    columns = {
+        "fold": ["0", "1", "2"] * 20,
+        "group": [str(i // 4) for i in range(60)],
+        "split": ["train", "train", "test", "test"] * 15,
+    }
+    for by, unused in [("fold", "'split'"), ("group", "'split'"), ("split", None), ("clips", None)]:
+        plan = make_plan(task_of(labels, **columns))
+        assert plan.by == by
+        assert any(f"the column {unused} was not used" in note for note in plan.notes) == bool(unused)
+        columns.pop(by, None)
+    plan = make_plan(
+        task_of(labels, fold=["0", "1", "2"] * 20, split=["train"] * 40 + ["test"] * 20), by="split"
+    )
+    assert plan.by == "split"
+    assert any("the column 'fold' was not used" in note for note in plan.notes)
+
+
+def test_given_folds_are_the_folds():
+    folds = ["0", "1", "2", "10"] * 6
+    plan = make_plan(task_of(["a", "a", "a", "a", "b", "b", "b", "b"] * 3, fold=folds))
+    assert [split.name for split in plan.splits] == ["0", "1", "2", "10"]
+    for split in plan.splits:
+        assert {folds[i] for i in split.test} == {split.name}
+        assert len(split.train) + len(split.test) == len(folds)
+        for train, test in split.inner:  # without groups, other folds are kept whole
+            assert not {folds[i] for i in train} & {folds[i] for i in test}
+            assert set(train) | set(test) <= set(split.train)
+
+
+@pytest.mark.parametrize("by", ["fold", "group"])
+def test_groups_stay_whole_outside_and_inside(by):
+    rng = np.random.default_rng(0)
+    group = [str(i) for i in rng.integers(0, 20, 120)]
+    labels = [str(i) for i in rng.integers(0, 3, 120)]
+    columns = {"group": group, **({"fold": [str(int(g) % 4) for g in group]} if by == "fold" else {})}
+    plan = make_plan(task_of(labels, **columns))
+    assert (plan.by, plan.cluster_name, len(set(plan.clusters))) == (by, "groups", len(set(group)))
+    tested = np.concatenate([split.test for split in plan.splits])
+    np.testing.assert_array_equal(np.sort(tested), np.arange(120))
+    for split in plan.splits:
+        assert not {group[i] for i in split.train} & {group[i] for i in split.test}
+        assert len(split.inner) == N_INNER_FOLDS
+        assert sorted(np.concatenate([test for _, test in split.inner])) == sorted(split.train)
+        for train, test in split.inner:
+            assert not {group[i] for i in train} & {group[i] for i in test}
+    assert not [note for note in plan.notes if "flatter" in note]
+
+
+def test_a_group_in_two_given_folds_is_noted():
+    task = task_of(["a", "b"] * 4, fold=list("00112233"), group=list("xxyyyzzz"))
+    assert any("2 of 3 groups" in note and "such as y" in note for note in make_plan(task).notes)
+
+
+def test_a_given_split_chooses_on_valid_and_trains_on_both():
+    parts = ["train", "train", "valid", "valid", "test", "test"] * 2
+    task = task_of(["a", "b"] * 6, split=parts)
+    (split,) = make_plan(task).splits
+    np.testing.assert_array_equal(split.test, [4, 5, 10, 11])
+    np.testing.assert_array_equal(split.train, [0, 1, 2, 3, 6, 7, 8, 9])
+    ((train, test),) = split.inner
+    np.testing.assert_array_equal(train, [0, 1, 6, 7])
+    np.testing.assert_array_equal(test, [2, 3, 8, 9])
+
+
+def test_folds_drawn_from_clips_are_balanced_and_seeded():
+    labels = ["a"] * 50 + ["b"] * 20
+    plan = make_plan(task_of(labels), seed=3)
+    assert len(plan.splits) == 5
+    assert all((np.array(labels)[split.test] == "a").sum() == 10 for split in plan.splits)
+    again, other = make_plan(task_of(labels), seed=3), make_plan(task_of(labels), seed=4)
+    same = [np.array_equal(one.test, two.test) for one, two in zip(plan.splits, again.splits)]
+    assert all(same)
+    assert not all(np.array_equal(one.test, two.test) for one, two in zip(plan.splits, other.splits))
+    assert any("no groups are given" in note for note in plan.notes)
+
+
+def test_small_and_rare_labels_are_noted():
+    plan = make_plan(task_of(["a"] * 9 + ["b"] * 9 + ["lone"] + ["rare"] * 2))
+    assert any(note.startswith("lone: in a test without a clip") for note in plan.notes)
+    assert any(note.startswith("rare: fewer clips than folds") for note in plan.notes)
+    few = make_plan(task_of(["a", "b"] * 6, group=list("xxxxyyyyzzzz")))
+    assert len(few.splits) == 3
+    assert any("only 3 groups" in note for note in few.notes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "columns", "by", "says"),
+    [
+        (["a"] * 6, {}, "auto", "clips of one label"),
+        (["a", "b", "c"], {}, "auto", "two clips of a label"),
+        (["a", "b"] * 2, {"group": ["x"] * 4}, "auto", "two groups"),
+        (["a", "b"] * 2, {"fold": ["0"] * 4}, "auto", "one fold"),
+        (["a", "a", "b", "b"], {"fold": ["0", "0", "1", "1"]}, "auto", "have one label"),
+        (["a", "b"] * 2, {"split": ["train"] * 4}, "auto", "it has train"),
+        (["a", "b"] * 2, {"group": list("xyxy")}, "fold", "no column 'fold'.*it has group"),
+        (["a", "b"] * 2, {}, "split", "none of them"),
+    ],
+)
+def test_tasks_that_cannot_be_split(labels, columns, by, says):
+    with pytest.raises(InvalidInputError, match=says):
+        make_plan(task_of(labels, **columns), by)
+
+
+def test_one_fold_is_too_few_to_draw():
+    with pytest.raises(InvalidInputError, match="at least 2 folds, got 1"):
+        make_plan(task_of(["a", "b"] * 9), n_folds=1)
+
+
+# The classifier
+
+
+def test_separable_labels_are_told_apart_always():
+    labels, features = planted()
+    result = result_of(task_of(labels), features, c=None)
+    assert (result.accuracy, result.uar) == (1.0, 1.0)
+    np.testing.assert_array_equal(result.confusion, 30 * np.eye(3))
+    assert all(fold.c in C_GRID for fold in result.folds)
+    assert [fold.n_test for fold in result.folds] == [18] * 5
+
+
+def test_labels_without_a_pattern_are_told_by_chance():
+    labels, features = planted(400)
+    labels = list(np.random.default_rng(1).permutation(labels))
+    # A fixed split: balanced folds leave each test the labels that its training has fewer of, and
+    # what learns nothing but how many there are falls below chance.
+    result = result_of(task_of(labels, split=["train", "test"] * 200), features, c=None)
+    low, high = result.accuracy_interval
+    assert low < 1 / 3 < high
+    assert low < result.accuracy < high
+    assert result.chance == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_a_group_that_leaks_would_flatter():
+    """Features know the speaker and nothing of the label, which is the speaker's own."""
+    rng = np.random.default_rng(0)
+    speaker = np.repeat(np.arange(40), 6)
+    labels = np.array(["a", "b"])[rng.permutation(np.arange(40) % 2)][speaker]
+    features = rng.normal(size=(40, 60))[speaker] + 0.01 * rng.normal(size=(240, 60))
+    leaking = result_of(task_of(labels), features)
+    kept_whole = result_of(task_of(labels, group=[str(s) for s in speaker]), features)
+    assert leaking.accuracy == 1.0
+    assert kept_whole.accuracy < 0.7
+    assert any("the scores flatter" in note for note in leaking.notes)
+
+
+def test_c_is_chosen_on_the_inner_clips():
+    """Many features of noise: the inner test clips want a strong penalty or a weak one, by their labels."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(60) % 2
+    features = rng.normal(size=(60, 40))
+    features[:, 0] += 1.5 * truth
+    train, test, held_out = np.split(np.arange(60), [20, 40])
+    # A label of the fit with the weakest penalty and its opposite: the best C can only be the weakest.
+    weakest = fit_split(features, truth, Split("x", train, test, ()), c=C_GRID[-1]).predicted
+    strongest = fit_split(features, truth, Split("x", train, test, ()), c=C_GRID[0]).predicted
+    assert (weakest != strongest).any()
+    both = np.concatenate([train, test])
+    for wanted, c in ((weakest, C_GRID[-1]), (strongest, C_GRID[0])):
+        labels = truth.copy()
+        labels[test] = wanted
+        fitted = fit_split(features, labels, Split("x", both, held_out, ((train, test),)))
+        assert (fitted.c, fitted.chosen) == (c, True)
+
+
+def test_c_falls_back_where_there_is_nothing_to_choose_on():
+    labels, features = planted(12, 2)
+    fold = ["0"] * 6 + ["1"] * 6
+    task = task_of(labels, fold=fold, group=["x" if f == "0" else "y" for f in fold])
+    result = result_of(task, features, c=None)
+    assert {f.c for f in result.folds} == {FALLBACK_C}
+    assert any("too few clips or groups to choose C on" in note for note in result.notes)
+    assert not any("choose C" in note for note in result_of(task, features, c=0.1).notes)
+
+
+def test_standardisation_makes_scale_and_offset_irrelevant():
+    labels, features = planted(distance=2.0)
+    plain = result_of(task_of(labels), features)
+    scaled = result_of(task_of(labels), features * np.logspace(-3, 3, 8) + 5)
+    assert plain.accuracy < 1
+    np.testing.assert_array_equal(plain.confusion, scaled.confusion)
+
+
+def test_more_features_than_clips_give_what_the_plain_regression_gives():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    labels, features = planted(60, 4, 100, distance=3.0)
+    truth = encoded(labels)
+    train, test = np.split(np.arange(60), [40])
+    plain = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    expected = plain.fit(features[train], truth[train]).predict(features[test])
+    fitted = fit_split(features, truth, Split("x", train, test, ()), c=0.01)
+    np.testing.assert_array_equal(fitted.predicted, expected)
+    assert 0.3 < (expected == truth[test]).mean() < 1  # neither trivial nor hopeless
+
+
+def test_a_label_that_never_trains_counts_as_wrong():
+    labels, features = planted(40, 2)
+    labels += ["new"] * 4
+    features = np.concatenate([features, np.full((4, 8), 4.0)])
+    task = task_of(labels, split=["train"] * 30 + ["test"] * 14)
+    result = result_of(task, features)
+    assert result.accuracy == pytest.approx(10 / 14)
+    assert result.uar == pytest.approx(2 / 3)
+    assert any(note.startswith("new: in a test without") for note in result.notes)
+
+
+def test_the_same_again_is_the_same():
+    labels, features = planted(distance=1.0)
+    one, two = (result_of(task_of(labels), features, c=None) for _ in range(2))
+    assert (one.accuracy_interval, one.folds) == (two.accuracy_interval, two.folds)
+    assert one.predictions == two.predictions
+
+
+def test_predictions_name_their_clips():
+    labels, features = planted(30, distance=1.0)
+    result = result_of(task_of(labels), features)
+    assert sorted(int(p.file[:-4]) for p in result.predictions) == list(range(30))
+    assert all(p.label == labels[int(p.file[:-4])] for p in result.predictions)
+    right = sum(p.label == p.predicted for p in result.predictions)
+    assert result.accuracy == pytest.approx(right / 30)
+
+
+# Scores
+
+
+def test_scores_by_hand():
+    truth = np.array([0] * 8 + [1] * 2)
+    predicted = np.array([0] * 8 + [0, 1])
+    confusion = confusion_matrix(truth, predicted, 3)
+    np.testing.assert_array_equal(confusion, [[8, 0, 0], [1, 1, 0], [0, 0, 0]])
+    assert accuracy(confusion) == pytest.approx(0.9)
+    assert unweighted_average_recall(confusion) == pytest.approx((1 + 0.5) / 2)
+
+
+def test_intervals_of_single_clips_are_those_of_the_binomial():
+    truth = np.zeros(400, dtype=int)
+    predicted = (np.arange(400) >= 300).astype(int)
+    (low, high), _ = bootstrap_intervals(truth, predicted, np.arange(400))
+    half_width = 1.96 * np.sqrt(0.75 * 0.25 / 400)
+    assert low == pytest.approx(0.75 - half_width, abs=0.006)
+    assert high == pytest.approx(0.75 + half_width, abs=0.006)
+
+
+def test_clips_that_fail_together_widen_the_interval():
+    truth = np.zeros(400, dtype=int)
+    predicted = (np.arange(400) >= 300).astype(int)
+    speaker = np.arange(400) // 20  # of 20 speakers, 5 are always told wrong
+    (low, high), _ = bootstrap_intervals(truth, predicted, speaker)
+    half_width = 1.96 * np.sqrt(0.75 * 0.25 / 20)
+    assert high - low == pytest.approx(2 * half_width, rel=0.15)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        truth = rng.integers(0, 2, 150)
+        skill = np.array([0.9, 0.6])[truth]  # so that the expected UAR is 0.75
+        predicted = np.where(rng.random(150) < skill, truth, 1 - truth)
+        _, uar = bootstrap_intervals(truth, predicted, np.arange(150), n_resamples=400)
+        covered += uar.low <= 0.75 <= uar.high
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_one_cluster_has_no_interval():
+    truth = np.array([0, 1, 0, 1])
+    assert bootstrap_intervals(truth, truth, np.zeros(4, dtype=int)) is None
+    labels, features = planted(40, 2)
+    task = task_of(labels, split=["train"] * 30 + ["test"] * 10, group=["x"] * 30 + ["y"] * 10)
+    result = result_of(task, features, by="split")
+    assert result.accuracy_interval is None
+    assert any("there is no interval" in note for note in result.notes)

@@ -1,0 +1,260 @@
+"""``serab-byols probe`` and its Python function: clips in, scores, JSON and pictures out."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from parity_data import PUBLISHED_512
+from sounds import tone, voice, write
+
+import serab_byols
+from serab_byols import cli
+from serab_byols.errors import (
+    AudioFileError,
+    CheckpointNotFoundError,
+    InvalidInputError,
+    MissingExtraError,
+)
+from serab_byols.probe import as_json, as_text, draw_confusion, probe
+from serab_byols.probe.features import HandmadeFeatures, RandomFeatures
+from serab_byols.probe.handmade import FEATURE_SIZE, handmade_features
+from serab_byols.probe.scores import unweighted_average_recall
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+EVALUATION = PUBLISHED_512.parents[1] / "data" / "eval" / "manifest.csv"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+N_CLIPS = 24
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A folder of tones and buzzes by four speakers, whose difference any features tell."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "clips").mkdir()
+    rows = [("path", "label", "fold", "group", "task")]
+    for i in range(N_CLIPS):
+        is_tone = i % 2 == 0
+        samples = tone(400 + 50 * i, 0.3, 16000) if is_tone else voice(i, 0.3)
+        write(folder / "clips" / f"{i}.wav", samples)
+        label = "tone" if is_tone else "$buzz$ ш"
+        rows.append((f"clips/{i}.wav", label, i // 6 % 4, f"speaker {i // 6}", "kinds"))
+    return written(folder / "corpus.csv", rows)
+
+
+def written(path, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def rows_of(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+@pytest.fixture
+def command(tiny_checkpoint):
+    """Run ``probe`` with the tiny model; arguments to exit status."""
+
+    def run(*arguments):
+        return cli.main(["probe", *map(str, arguments), "--model", str(tiny_checkpoint)])
+
+    return run
+
+
+def test_scores_json_and_pictures(corpus, command, tmp_path, capfd):
+    out, pictures = tmp_path / "out.json", tmp_path / "pictures"
+    options = ["--random", "--hand-made", "--c", "0.1", "--json", out, "--confusion", pictures]
+    assert command(corpus, *options) == 0
+    shown = capfd.readouterr()
+    assert shown.err == ""
+    assert "kinds: 24 clips, 2 labels, 4 groups; chance: accuracy 0.500, UAR 0.500" in shown.out
+    assert "4 folds of the column 'fold'" in shown.out
+    assert "c: 0.1, fixed" in shown.out
+    assert "groups drawn with replacement" in shown.out
+    report = json.loads(out.read_text())
+    names = ["tiny.safetensors", "random default d=16", "log-mel statistics"]
+    assert [result["features"] for result in report["results"]] == names
+    assert all(f"  {name}  " in shown.out for name in names)
+    assert report["manifest"] == str(corpus)
+    assert report["skipped"] == []
+    assert set(report["versions"]) > {"serab-byols", "scikit-learn", "torch"}
+    for result in report["results"]:
+        confusion = np.array(result["confusion"])
+        assert confusion.sum() == N_CLIPS
+        assert result["accuracy"] == np.trace(confusion) / N_CLIPS
+        assert result["uar"] == unweighted_average_recall(confusion)
+        assert result["labels"] == ["$buzz$ ш", "tone"]
+        assert [fold["c"] for fold in result["folds"]] == [0.1] * 4
+        assert np.mean([fold["accuracy"] for fold in result["folds"]]) == pytest.approx(result["accuracy"])
+        assert result["accuracy_interval"]["low"] <= result["accuracy"] <= result["accuracy_interval"]["high"]
+        assert len(result["predictions"]) == N_CLIPS
+        assert set(result["protocol"]) == {"splits", "features", "classifier", "c", "scores", "interval"}
+    assert report["results"][2]["accuracy"] == 1
+    kinds = [result["description"]["kind"] for result in report["results"]]
+    assert kinds == ["model", "random weights", "hand-made statistics"]
+    drawn = sorted(pictures.iterdir())
+    assert [path.name for path in drawn] == [
+        "kinds-log-mel-statistics.png",
+        "kinds-random-default-d=16.png",
+        "kinds-tiny.safetensors.png",
+    ]
+    assert all(path.read_bytes().startswith(PNG_SIGNATURE) for path in drawn)
+
+
+def test_bad_clips_are_listed_and_left_out(corpus, command, tmp_path, capfd):
+    rows = rows_of(corpus)
+    missing = ["nowhere.wav", "tone", "0", "speaker 0", "kinds"]
+    manifest = written(corpus.parent / "with_bad.csv", [*rows, missing])
+    whole, partial = tmp_path / "whole.json", tmp_path / "partial.json"
+    assert command(corpus, "--c", "0.1", "--hand-made", "--json", whole) == 0
+    capfd.readouterr()
+    assert command(manifest, "--c", "0.1", "--hand-made", "--json", partial) == 1
+    shown = capfd.readouterr()
+    assert shown.err.count("nowhere.wav") == 1
+    assert "1 clips could not be embedded; the scores are without them" in shown.err
+    assert "kinds: 24 clips" in shown.out
+    report = json.loads(partial.read_text())
+    assert [item["file"] for item in report["skipped"]] == ["nowhere.wav"]
+    assert report["results"] == json.loads(whole.read_text())["results"]
+
+
+def test_quiet_says_nothing_and_writes_all(corpus, command, tmp_path, capfd):
+    assert command(corpus, "--c", "0.1", "--quiet", "--json", tmp_path / "out.json") == 0
+    assert capfd.readouterr() == ("", "")
+    assert len(json.loads((tmp_path / "out.json").read_text())["results"]) == 1
+
+
+def test_tasks_are_probed_one_by_one(corpus, command, tmp_path, capfd):
+    head, *rows = rows_of(corpus)
+    reversed_labels = [[path, label[::-1], fold, group, "again"] for path, label, fold, group, _ in rows]
+    manifest = written(corpus.parent / "two.csv", [head, *rows, *reversed_labels])
+    assert command(manifest, "--c", "0.1") == 0
+    both = capfd.readouterr().out
+    assert both.index("kinds: 24 clips") < both.index("again: 24 clips")
+    assert command(manifest, "--c", "0.1", "--task", "again") == 0
+    assert "kinds" not in capfd.readouterr().out
+
+
+def test_what_cannot_be_started_is_said_before_the_work(corpus, command, tmp_path, capfd):
+    file = tmp_path / "file"
+    file.touch()
+    for arguments, says in [
+        ([tmp_path / "nowhere.csv"], "cannot be read"),
+        ([corpus, "--task", "none"], "no task 'none'; it has kinds"),
+        ([corpus, "--by", "split"], "no column 'split'"),
+        ([corpus, "--c", "-1"], "C must be positive"),
+        ([corpus, "--json", tmp_path / "no" / "out.json"], "does not exist"),
+        ([corpus, "--json", tmp_path], "is a folder"),
+        ([corpus, "--confusion", file], "is a file"),
+    ]:
+        assert command(*arguments) == 2
+        shown = capfd.readouterr()
+        assert shown.out == ""
+        assert says in shown.err
+
+
+def test_all_clips_bad_is_no_result(command, tmp_path, capfd):
+    rows = [("path", "label", "fold"), *((f"{i}.wav", "ab"[i % 2], i // 2) for i in range(8))]
+    assert command(written(tmp_path / "bad.csv", rows)) == 2
+    assert "none of its clips can be read" in capfd.readouterr().err
+
+
+# The Python function
+
+
+def test_results_in_python(corpus, tiny_model, tiny_checkpoint, tmp_path):
+    calls = []
+    results = probe(
+        corpus, [tiny_model, tiny_checkpoint], c=0.01, on_progress=lambda *call: calls.append(call)
+    )
+    of_object, of_file = results
+    assert (of_object.features, of_file.features) == ("random weights", "tiny.safetensors")
+    np.testing.assert_array_equal(of_object.confusion, of_file.confusion)
+    assert of_file.n_groups == 4
+    assert calls.count(("clips, tiny.safetensors", N_CLIPS, N_CLIPS)) == 1
+    assert calls[-1] == ("folds, kinds, tiny.safetensors", 4, 4)
+    assert as_text(results).count("kinds: ") == 1
+    assert json.loads(json.dumps(as_json(results)))["manifest"] is None
+    assert draw_confusion(of_file, tmp_path / "c.png").stat().st_size > 5000
+
+
+def test_the_same_seed_gives_the_same_report(corpus, tiny_model):
+    one, two = (as_json(probe(corpus, [tiny_model], random=True)) for _ in range(2))
+    assert one == two
+
+
+def test_random_baselines_are_seeded_and_one_an_architecture(corpus, tiny_model):
+    names = [r.features for r in probe(corpus, [tiny_model, tiny_model], random=True, c=0.1)]
+    assert names == ["random weights", "random weights", "random default d=16"]
+    weights = [RandomFeatures(tiny_model, seed).model.state_dict() for seed in (0, 0, 1)]
+    key = next(iter(weights[0]))
+    assert torch.equal(weights[0][key], weights[1][key])
+    assert not torch.equal(weights[0][key], weights[2][key])
+
+
+def test_errors_in_python(corpus, tiny_model):
+    with pytest.raises(InvalidInputError, match="takes a list of models"):
+        probe(corpus, "weights.pth")
+    with pytest.raises(InvalidInputError, match="nothing to probe"):
+        probe(corpus, [])
+    with pytest.raises(CheckpointNotFoundError):
+        probe(corpus, ["nowhere.pth"])
+    with pytest.raises(InvalidInputError, match="shares statistics"):
+        probe(corpus, [serab_byols.create_model(d=8, normalization="batch")])
+    manifest = written(
+        corpus.parent / "raises.csv", [("path", "label"), *((f"no{i}.wav", "ab"[i % 2]) for i in range(8))]
+    )
+    with pytest.raises(AudioFileError, match="no0"):
+        probe(manifest, [tiny_model])
+
+
+def test_hand_made_features_are_statistics_over_time():
+    frontend = HandmadeFeatures().frontend
+    steady = handmade_features(tone(1000, 1.0, 16000), frontend)
+    assert steady.shape == (FEATURE_SIZE,)
+    assert steady.dtype == np.float32
+    mean, std, low, median, high = steady[: 5 * 84].reshape(5, 84)
+    assert np.argmax(mean[:64]) == np.argmax(frontend.mel_fb[1000 * 1024 // 16000].numpy())
+    assert (low <= median).all()
+    assert (median <= high).all()
+    louder = handmade_features(2 * tone(1000, 1.0, 16000), frontend)
+    band = np.argmax(mean[:64])
+    assert louder[band] - steady[band] == pytest.approx(np.log(4), abs=1e-3)
+    assert louder[84 + band] == pytest.approx(std[band], abs=1e-3)
+    assert np.isfinite(handmade_features(np.zeros(10, np.float32), frontend)).all()
+
+
+@pytest.mark.parametrize(("package", "action"), [("sklearn", "probe"), ("matplotlib", "picture")])
+def test_a_missing_extra_says_how_to_get_it(package, action, corpus, tiny_model, monkeypatch, tmp_path):
+    results = probe(corpus, [tiny_model], c=0.1)
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)  # an import of it raises ImportError
+    with pytest.raises(MissingExtraError, match=r"pip install 'serab-byols\[probe\]'"):
+        probe(corpus, [tiny_model]) if action == "probe" else draw_confusion(results[0], tmp_path / "c.png")
+
+
+def test_neither_sklearn_nor_matplotlib_is_needed_to_import():
+    code = "import sys, serab_byols.probe, serab_byols.cli; print({m.partition('.')[0] for m in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "'serab_byols'" in loaded
+    assert not [name for name in ("sklearn", "matplotlib", "scipy") if f"'{name}'" in loaded]
+
+
+@pytest.mark.skipif(
+    not (PUBLISHED_512.exists() and EVALUATION.exists()),
+    reason="the published weights and labelled speech are not here",
+)
+def test_emotions_are_told_as_well_as_was_measured_elsewhere():
+    (result,) = probe(EVALUATION, [PUBLISHED_512], tasks=["emodb7_2s"], c=0.01)
+    assert (result.n_clips, result.n_groups, len(result.folds)) == (535, 10, 5)
+    assert 0.74 <= result.accuracy <= 0.80
+    assert result.accuracy_interval.low < 0.764 < result.accuracy_interval.high
