@@ -140,8 +140,9 @@ def test_a_scale_is_the_spread_of_all_it_was_shown():
     scale, values = Scale(3), torch.randn(50, 4, 3) * torch.tensor([1.0, 5.0, 0.0]) + 2
     for part in values.split(10):
         learnt = scale(part)
-    expected = values.reshape(-1, 3).std(0, correction=0).clamp_min(1e-3)
-    torch.testing.assert_close(learnt, expected, atol=1e-3, rtol=1e-4)
+    expected = values.reshape(-1, 3).std(0, correction=0)
+    expected[2] = 0.1 * expected.mean()  # what never varies must not count for more than the rest
+    torch.testing.assert_close(learnt, expected, atol=1e-5, rtol=1e-4)
 
 
 CONFIG = PretrainConfig(byol_weight=0, teacher_weight=1, teacher_frame_weight=1)
@@ -151,7 +152,7 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_lose():
     teacher, x = tiny().eval(), torch.randn(8, 1, 64, 32)
     losses = Distillation(teacher, tiny(), CONFIG).losses(x, *embedding_and_frames(teacher, x))
     assert set(losses) == {"teacher", "teacher_frames"}
-    assert all(float(loss) < 1e-8 for loss in losses.values())
+    assert all(loss.item() < 1e-8 for loss in losses.values())
 
 
 def test_a_constant_student_loses_about_one():
@@ -159,7 +160,7 @@ def test_a_constant_student_loses_about_one():
     embedding = teacher(x)
     constant = embedding.mean(0).expand_as(embedding)
     loss = Distillation(teacher, tiny(), CONFIG).losses(x, constant, None)["teacher"]
-    varies = embedding.std(0) > 0.01  # of random weights, some numbers are always zero
+    varies = embedding.std(0) > 1e-4  # of random weights, some numbers are always zero
     assert loss.item() == pytest.approx(varies.float().mean().item(), rel=0.01)
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from serab_byols.pretrain.distributed import full
+
 HIDDEN_SIZE = 4096
 PROJECTION_SIZE = 256
 
@@ -63,12 +65,12 @@ class Byol(nn.Module):
 
 def distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Squared distance of the directions (B, n): 2 - 2 cos, as (B,)."""
-    return 2 - 2 * F.cosine_similarity(prediction.float(), target.float(), dim=-1)
+    return 2 - 2 * F.cosine_similarity(full(prediction), full(target), dim=-1)
 
 
 @torch.no_grad()
 def relative_spread(embeddings: torch.Tensor) -> torch.Tensor:
     """How far embeddings (B, D) are from their mean, relative to their length: 0 if all are one."""
-    embeddings = embeddings.float()
+    embeddings = full(embeddings)
     spread = (embeddings - embeddings.mean(0)).square().sum(1).mean()
     return (spread / embeddings.square().sum(1).mean().clamp_min(1e-12)).sqrt()

@@ -49,6 +49,11 @@ def rank() -> int:
     return dist.get_rank() if n_processes() > 1 else 0
 
 
+def full(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in float32, or in more if it has more: statistics and losses need it in mixed precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class _SumOverProcesses(torch.autograd.Function):
     """The sum, whose gradient is the sum of the processes' gradients."""
 
@@ -94,7 +99,7 @@ class SynchronizedBatchNorm(_BatchNorm):
         """As torch's own in a single process, in eval mode, or without running statistics."""
         if not self.training or n_processes() == 1:
             return super().forward(input)
-        x = input.float()
+        x = full(input)
         dims = [dim for dim in range(x.ndim) if dim != 1]
         n = x.numel() // x.shape[1] * n_processes()
         mean = averaged(x.mean(dims))

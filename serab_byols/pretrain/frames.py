@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from serab_byols.encoders import Encoder
 from serab_byols.encoders.audiontt import AudioNTT
 from serab_byols.encoders.base import flatten_mel_major, mean_max
-from serab_byols.pretrain.distributed import averaged, n_processes, track
+from serab_byols.pretrain.distributed import averaged, full, n_processes, track
 
 _CLIPS_AT_ONCE = 16
 """As many as keep the first stage's full-size channels near the processor."""
@@ -88,7 +88,7 @@ def _normalized_weights(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights and bias of a convolution that normalises its outputs over the batch."""
     assert conv.bias is not None
-    patch_mean, covariance = _patch_moments(x.float())
+    patch_mean, covariance = _patch_moments(full(x))
     weight = conv.weight.flatten(1)
     mean = weight @ patch_mean + conv.bias
     var = ((weight @ covariance) * weight).sum(1).clamp_min(0)

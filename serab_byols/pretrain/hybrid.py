@@ -15,6 +15,7 @@ from serab_byols.errors import AudioFileError, InvalidInputError, missing_extra
 from serab_byols.frontend import SAMPLE_RATE_HZ
 from serab_byols.pretrain.byol import Head
 from serab_byols.pretrain.corpus import N_DECODING_THREADS, Clip, OnError, decoded
+from serab_byols.pretrain.distributed import full
 
 COMPARE_2016 = "compare2016"
 """openSMILE's ComParE 2016 functionals, 6373 numbers a clip."""
@@ -65,7 +66,7 @@ class Hybrid(nn.Module):
         known = wanted.isfinite()
         n_known = known.sum().clamp_min(1)
         errors = [
-            (self.head(embedding).float() - wanted).where(known, 0.0).square().sum() / n_known
+            (full(self.head(embedding)) - wanted).where(known, 0.0).square().sum() / n_known
             for embedding in online
         ]
         return torch.stack(errors).mean()

@@ -186,7 +186,7 @@ def _state(
         begun, step = saved["serab_byols"], int(saved["global_step"])
     except Exception as error:  # torch raises many kinds for a damaged archive
         raise CheckpointError(
-            f"{outputs.training} cannot be resumed from ({error}); --restart begins anew"
+            f"{outputs.training} is damaged and cannot be resumed from; --restart begins anew"
         ) from error
     _check_same(outputs.training, begun, identity)
     return _State(outputs.training, step, identity)

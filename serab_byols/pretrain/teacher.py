@@ -7,13 +7,17 @@ from torch import nn
 
 from serab_byols.encoders import Encoder
 from serab_byols.pretrain.config import PretrainConfig
-from serab_byols.pretrain.distributed import averaged
+from serab_byols.pretrain.distributed import averaged, full
 from serab_byols.pretrain.frames import Teacher
 
 N_BATCHES_TO_LEARN = 100
 """After so many the scale of every one of the teacher's numbers is taken as known."""
 
-SMALLEST_SCALE = 1e-3
+SMALLEST_SHARE = 0.1
+"""Of the mean scale: numbers that hardly ever vary must not count more than all others together."""
+
+
+EPS = 1e-6
 
 
 class Scale(nn.Module):
@@ -26,18 +30,21 @@ class Scale(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.register_buffer("n_batches", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("square", torch.zeros(size))
+        # In float32, the difference of two large numbers would not tell a small variance.
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("square", torch.zeros(size, dtype=torch.float64))
 
     @torch.no_grad()
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Take in values (..., size) and return the scale (size,)."""
+        """Take in values (..., size) and return the scale, float32 (size,)."""
         if int(self.n_batches) < N_BATCHES_TO_LEARN:
-            values = values.reshape(-1, values.shape[-1])
+            values = values.reshape(-1, values.shape[-1]).double()
             self.n_batches += 1
-            self.mean.lerp_(averaged(values.mean(0)), 1 / float(self.n_batches))
-            self.square.lerp_(averaged(values.square().mean(0)), 1 / float(self.n_batches))
-        return (self.square - self.mean.square()).clamp_min(SMALLEST_SCALE**2).sqrt()
+            share = 1 / float(self.n_batches)
+            self.mean.lerp_(averaged(values.mean(0)), share)
+            self.square.lerp_(averaged(values.square().mean(0)), share)
+        std = (self.square - self.mean.square()).clamp_min(0).sqrt()
+        return std.clamp_min(SMALLEST_SHARE * float(std.mean()) + EPS).float()
 
 
 class Distillation(nn.Module):
@@ -74,5 +81,5 @@ class Distillation(nn.Module):
 
 
 def _difference(ours: torch.Tensor, theirs: torch.Tensor, scale: Scale) -> torch.Tensor:
-    theirs = theirs.float()
-    return ((ours.float() - theirs) / scale(theirs)).square().mean()
+    theirs = full(theirs)
+    return ((full(ours) - theirs) / scale(theirs)).square().mean()
