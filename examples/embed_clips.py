@@ -7,33 +7,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
-import serab_byols
-from serab_byols.errors import CheckpointNotFoundError
-
 CLIPS = Path(__file__).parent / "clips"
 OUTPUT = Path(__file__).parent.parent / "demo-output"
-
-
-def weights() -> list[str]:
-    """Options for the command line: none for the default weights, else a file with random ones."""
-    try:
-        serab_byols.load_model()
-    except CheckpointNotFoundError:
-        path = OUTPUT / "random-weights.safetensors"
-        model = serab_byols.create_model("default", d=512)
-        serab_byols.save_checkpoint(model, path, training_facts={"note": "random, never trained"})
-        print("NOTE: this version carries no trained weights yet. The demo uses RANDOM weights:")
-        print("      the table shows how things work, its numbers mean little.")
-        return ["--model", str(path)]
-    return []
 
 
 def main() -> int:
     OUTPUT.mkdir(exist_ok=True)
     table = OUTPUT / "embeddings.parquet"
-    options = weights()
-    print("$", " ".join(["serab-byols embed", str(CLIPS), "-o", str(table), *options]), flush=True)
-    command = [sys.executable, "-m", "serab_byols", "embed", str(CLIPS), "-o", str(table), *options]
+    print("$", " ".join(["serab-byols embed", str(CLIPS), "-o", str(table)]), flush=True)
+    command = [sys.executable, "-m", "serab_byols", "embed", str(CLIPS), "-o", str(table)]
     subprocess.run(command, check=True)
 
     columns = pyarrow.parquet.read_table(table).to_pydict()

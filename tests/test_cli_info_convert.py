@@ -255,3 +255,15 @@ def test_the_published_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     assert info(output, capsys)["weights sha256"] == told["weights sha256"]
     assert read_checkpoint(output).training_facts == {"converted_from": PUBLISHED.name}
+
+
+def test_convert_writes_down_facts(tiny_checkpoint, tmp_path, capsys):
+    out = tmp_path / "out.safetensors"
+    options = ["--fact", "licence=MIT", "--fact", "note=a = b"]
+    assert main(["convert", str(tiny_checkpoint), str(out), *options]) == EXIT_OK
+    facts = load_model(out).training_facts
+    assert (facts["licence"], facts["note"]) == ("MIT", "a = b")
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert", str(tiny_checkpoint), str(out), "--fact", "licence"])
+    assert stopped.value.code == EXIT_USAGE
+    assert "expected KEY=VALUE, got 'licence'" in capsys.readouterr().err

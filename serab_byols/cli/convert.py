@@ -21,12 +21,27 @@ def add_parser(commands: Commands) -> None:
         metavar="MEAN,STD",
         help="log-mel statistics to store, which normalization 'auto' will then use",
     )
+    parser.add_argument(
+        "--fact",
+        type=_fact,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="something people should know of these weights, such as licence=MIT; can be repeated",
+    )
     parser.set_defaults(run=_convert, error_status=EXIT_BAD_FILES)
+
+
+def _fact(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    return key, value
 
 
 def _convert(options: argparse.Namespace) -> int:
     model = load_model(options.input)
-    facts = {"converted_from": model.source}
+    facts = {"converted_from": model.source, **dict(options.fact)}
     save_checkpoint(model, options.output, statistics=options.statistics, training_facts=facts)
     output = printable(str(options.output))
     print(f"{output}: {model.encoder.name}, {model.embedding_size} numbers an embedding")

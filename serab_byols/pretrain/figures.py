@@ -39,6 +39,7 @@ def draw_loss(log: Path, picture: Path) -> None:
     for name in names if len(names) > 2 else names[:1]:
         values = np.array([float(row[name]) for row in rows])
         above.plot(*_smoothed(steps, values), label=name)
+    above.set_yscale("log")  # the first steps would leave no room for the others
     above.set_ylabel("loss")
     above.legend()
     below.plot(*_smoothed(steps, np.array([float(row["spread"]) for row in rows])))

@@ -299,6 +299,18 @@ def _quiet_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _methods(config: PretrainConfig) -> list[str]:
+    return [
+        name
+        for name, weight in (
+            ("BYOL-S", config.byol_weight),
+            ("prediction of features", config.hybrid_weight),
+            ("distillation", config.teacher_weight + config.teacher_frame_weight),
+        )
+        if weight
+    ]
+
+
 def _facts(
     config: PretrainConfig,
     clips: list[Clip],
@@ -308,7 +320,7 @@ def _facts(
 ) -> dict[str, Any]:
     """What a person who finds the weights would ask."""
     return {
-        "method": "BYOL-S pretraining by serab_byols.pretrain",
+        "method": " and ".join(_methods(config)),
         "recipe": config.as_dict(),
         "steps": step,
         "crops": step * config.batch_size,

@@ -1,0 +1,74 @@
+"""The weights that the package carries: what they give, what they say of themselves, what they score."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+from parity_data import ROOT
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import serab_byols
+from serab_byols.checkpoint import read_checkpoint
+
+CHECKPOINTS = sorted((ROOT / "checkpoints").glob("*.safetensors"))
+EVAL = ROOT.parent / "shared" / "data" / "eval"
+NAMES = [path.stem for path in CHECKPOINTS]
+
+
+def test_the_default_weights_give_the_stored_embeddings():
+    stored = np.load(ROOT / "tests" / "golden" / "default_embeddings.npz")
+    model = serab_byols.load_model()
+    assert len(stored.files) == 5
+    for name in stored.files:
+        embedding = serab_byols.embed_file(ROOT / "examples" / "clips" / name, model).embedding
+        assert embedding.shape == (512,)
+        np.testing.assert_allclose(embedding, stored[name], atol=1e-4 * np.abs(stored[name]).max())
+
+
+def test_there_are_both_of_our_weights():
+    assert set(NAMES) >= {"byols-audiontt-512-distilled", "byols-audiontt-512-scratch"}
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=NAMES)
+def test_weights_are_small_and_say_what_they_are(path):
+    assert path.stat().st_size < 25e6
+    checkpoint = read_checkpoint(path)
+    facts = checkpoint.training_facts
+    assert facts["licence"] == "MIT"
+    assert facts["recipe"]["encoder"] == checkpoint.encoder
+    assert facts["crops"] == facts["steps"] * facts["recipe"]["batch_size"]
+    assert checkpoint.statistics is not None
+    assert (ROOT / facts["card"]).is_file()
+    assert path.with_suffix(".loss.png").is_file()
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=NAMES)
+def test_a_card_tells_command_commit_data_and_scores(path):
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    facts = read_checkpoint(path).training_facts
+    # Line breaks and where commands may be continued are a matter of taste.
+    command = re.sub(r"[\\\s]+", " ", card)
+    for part in ("--size 512", f"--steps {facts['recipe']['steps']}", f"--lr {facts['recipe']['lr']:g}"):
+        assert part in command.replace("2e-3", "0.002").replace("7e-4", "0.0007")
+    for word in (facts["commit"][:7], "CC BY-SA", "CC BY 4.0", "Apache-2.0", "CC0", "seed", "arabic_kws20"):
+        assert word in card
+
+
+@pytest.mark.skipif(not EVAL.is_dir(), reason="the labelled recordings (../shared/data/eval) are not here")
+@pytest.mark.parametrize(("task", "at_least"), [("arabic_kws20", 0.86), ("emodb7_2s", 0.72), ("esc10", 0.86)])
+def test_a_linear_probe_of_the_default_weights_reaches(task, at_least):
+    with (EVAL / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["task"] == task]
+    model = serab_byols.load_model()
+    records = serab_byols.embed_files([EVAL / row["path"] for row in rows], model)
+    x = np.stack([record.embedding for record in records])
+    y, folds = (np.array([row[column] for row in rows]) for column in ("label", "fold"))
+    n_right = 0
+    for fold in np.unique(folds):
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+        probe.fit(x[folds != fold], y[folds != fold])
+        n_right += (probe.predict(x[folds == fold]) == y[folds == fold]).sum()
+    assert n_right / len(y) >= at_least
