@@ -2,16 +2,18 @@
 
 import copy
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sounds import voice, write
 
 from serab_byols import create_model
 from serab_byols.encoders import ENCODERS, create_encoder
-from serab_byols.errors import InvalidInputError
+from serab_byols.errors import InvalidInputError, MissingExtraError
 from serab_byols.inputs import Segment
 from serab_byols.pretrain.byol import Byol, Head, distance, relative_spread
 from serab_byols.pretrain.config import PretrainConfig
@@ -307,3 +309,21 @@ def test_a_model_made_by_hand_has_the_same_start():
     first = PretrainModule(config, reader).encoder.fc[0].weight
     create_model(d=4)
     assert torch.equal(first, PretrainModule(config, reader).encoder.fc[0].weight)
+
+
+def test_opensmile_gives_the_compare_functionals(tmp_path):
+    pytest.importorskip("opensmile", reason="the extra 'hybrid' is not installed")
+    clips = [
+        Clip(Segment(str(path), path), 0.0, 1.0)
+        for path in (write(tmp_path / f"{seed}.wav", voice(seed, seconds=1)) for seed in range(3))
+    ]
+    table = load_features("compare2016", clips, print)
+    assert 5000 < table.n_features <= 6373
+    assert table.values.shape[0] == 3
+    torch.testing.assert_close(table.values.nanmean(0), torch.zeros(table.n_features), atol=1e-3, rtol=0)
+
+
+def test_without_opensmile_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opensmile", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'serab-byols\[hybrid\]'"):
+        load_features("compare2016", clips_named("a.wav"), print)

@@ -14,8 +14,8 @@ ELSEWHERE = ("make ", "hear-validator ", "python -m heareval")
 """Commands of other programs; the demo and the tests are those commands themselves."""
 
 
-def blocks():
-    return BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+def blocks(page="README.md"):
+    return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
 def test_code_blocks_run(tmp_path, monkeypatch, capsys):
@@ -44,7 +44,24 @@ def test_code_blocks_run(tmp_path, monkeypatch, capsys):
     assert "AudioNTT" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/hear.md", "docs/weights.md"])
+def test_the_pretraining_page_runs(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "examples" / "clips", tmp_path / "examples" / "clips")
+    monkeypatch.chdir(tmp_path)
+    (code,) = [code for language, code in blocks("docs/pretraining.md") if language == "python"]
+    session = {}
+    exec(compile(code, "pretraining.md", "exec"), session)
+    assert session["result"].finished
+    assert (tmp_path / "small.safetensors").is_file()
+
+
+PAGES = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+]
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_links_to_files_lead_somewhere(name):
     page = ROOT / name
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
