@@ -135,7 +135,10 @@ def test_a_training_of_two_processes_is_that_of_one(tmp_path):
 
     def run(name, *options):
         weights = tmp_path / f"{name}.safetensors"
-        subprocess.run([*command, "-o", str(weights), *options], check=True, capture_output=True, timeout=300)
+        done = subprocess.run(
+            [*command, "-o", str(weights), *options], check=True, capture_output=True, timeout=300, text=True
+        )
+        assert done.stdout.count(weights.name) == 1  # one of the processes speaks
         return weights
 
     one = run("one")

@@ -54,7 +54,7 @@ def test_a_resizing_matrix_equals_bicubic_interpolation_of_the_part(start, lengt
     part = x[None, None, :, start : start + length]
     expected = F.interpolate(part, size=(5, n_out), mode="bicubic", align_corners=True)[0, 0]
     matrix = bicubic_matrix(torch.tensor([start]), torch.tensor([length]), n_in, n_out)[0]
-    torch.testing.assert_close(x @ matrix.T, expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(x @ matrix.T, expected, atol=5e-5, rtol=0)
 
 
 def test_every_clip_of_a_batch_is_resized_from_its_own_part():
@@ -67,7 +67,7 @@ def test_every_clip_of_a_batch_is_resized_from_its_own_part():
     for clip, (height, width, top, left) in enumerate([(49, 34, 8, 24), (64, 58, 0, 0)]):
         part = canvas[clip, top : top + height, left : left + width]
         expected = F.interpolate(part[None, None], size=(64, 40), mode="bicubic", align_corners=True)[0, 0]
-        torch.testing.assert_close(resized[clip], expected, atol=2e-5, rtol=0)
+        torch.testing.assert_close(resized[clip], expected, atol=5e-5, rtol=0)
 
 
 def test_resize_crops_take_every_size_and_place():

@@ -228,6 +228,8 @@ def _pretrain(options: argparse.Namespace) -> int:
         epochs=options.epochs,
         say=say,
     )
+    if not result.is_main:
+        return EXIT_OK
     if result.interrupted:
         say(f"interrupted at step {result.step} of {result.n_steps}; the same command resumes")
         return EXIT_INTERRUPTED

@@ -71,7 +71,10 @@ class Teacher:
 
 def _fold_batch_norms(features: nn.Sequential) -> None:
     for first in range(0, len(features), 4):
-        features[first] = fuse_conv_bn_eval(features[first], features[first + 1])
+        conv, norm = features[first], features[first + 1]
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, _BatchNorm)
+        features[first] = fuse_conv_bn_eval(conv, norm)
         features[first + 1] = nn.Identity().eval()
 
 

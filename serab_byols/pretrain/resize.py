@@ -24,18 +24,16 @@ def bicubic_matrix(starts: torch.Tensor, lengths: torch.Tensor, n_in: int, n_out
         n_in: how many points there are.
         n_out: how many points the part becomes, at least 2.
     """
-    scale = (lengths - 1).double() / (n_out - 1)
-    position = scale[:, None] * torch.arange(n_out, device=starts.device)
-    # The last point lies on the last point; rounding must not push it past.
-    position = position.minimum((lengths - 1).double()[:, None])
+    # One rounding only, of a quotient of integers: the last point lies on the last point.
+    position = torch.arange(n_out, device=starts.device) * (lengths - 1)[:, None] / (n_out - 1)
     before = position.floor()
     t = position - before
     taps = (_outer(t + 1), _inner(t), _inner(1 - t), _outer(2 - t))
-    matrix = torch.zeros(len(starts), n_out, n_in, dtype=torch.float64, device=starts.device)
+    matrix = torch.zeros(len(starts), n_out, n_in, device=starts.device)
     for offset, weight in enumerate(taps, start=-1):
         index = (before.long() + offset).clamp_min(0).minimum((lengths - 1)[:, None]) + starts[:, None]
         matrix.scatter_add_(2, index[..., None], weight[..., None])
-    return matrix.float()
+    return matrix
 
 
 def _inner(x: torch.Tensor) -> torch.Tensor:

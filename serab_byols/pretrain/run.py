@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from serab_byols.checkpoint import load_model, save_checkpoint, weights_sha256
 from serab_byols.encoders import Encoder, create_encoder
@@ -82,6 +83,7 @@ class Result:
         n_steps: that there are to be.
         interrupted: whether a signal ended it.
         bad_files: names and reasons of what could not be read.
+        is_main: whether this process is the one of several that speaks and writes.
     """
 
     weights: Path
@@ -89,6 +91,7 @@ class Result:
     n_steps: int
     interrupted: bool
     bad_files: list[tuple[str, str]]
+    is_main: bool
 
     @property
     def finished(self) -> bool:
@@ -143,15 +146,21 @@ def pretrain(
     state = _state(outputs, restart, config, clips, followed)
     module = _module(config, clips, machine, followed, features, bad_files)
     module.first_step = state.step
-    if views is not None:
+    is_main = rank_zero_only.rank == 0  # others are started by Lightning, with the same command
+    say = say if is_main else _silent
+    if views is not None and is_main:
         _draw_first_views(config, module.reader, Path(views))
     _say_beginning(say, config, clips, module, state, bad_files)
     stopper = _fit(module, outputs, machine, state, say)
     step = module.trainer.global_step
-    result = Result(outputs.weights, step, config.steps, stopper.interrupted, bad_files)
-    if module.trainer.is_global_zero:
+    result = Result(outputs.weights, step, config.steps, stopper.interrupted, bad_files, is_main)
+    if is_main:
         _write(module, outputs, result, _facts(config, clips, step, teacher, features))
     return result
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 def _steps(clips: list[Clip], config: PretrainConfig, epochs: float) -> int:

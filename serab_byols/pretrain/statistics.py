@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from serab_byols.normalization import STD_FLOOR, Statistics
-from serab_byols.pretrain.distributed import averaged, summed
+from serab_byols.pretrain.distributed import averaged, n_processes
 
 
 class RunningNorm(nn.Module):
@@ -30,26 +30,27 @@ class RunningNorm(nn.Module):
         super().__init__()
         self.n_to_learn = 0 if fixed else n_to_learn
         start = fixed or Statistics(0.0, 1.0)
-        # In float32 the average of millions of crops would stop moving.
+        # No float64 anywhere, which Apple's GPUs do not have. A share of the average is a batch's, not
+        # a crop's, so that it does not vanish beside float32's precision.
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("mean", torch.tensor(start.mean, dtype=torch.float64))
-        self.register_buffer("var", torch.tensor(start.std**2, dtype=torch.float64))
+        self.register_buffer("mean", torch.tensor(start.mean))
+        self.register_buffer("var", torch.tensor(start.std**2))
 
     @torch.no_grad()
     def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
         """Take in log-mels (B, 64, T) and normalise them."""
         if int(self.count) < self.n_to_learn:
-            self._learn(log_mel.double())
+            self._learn(log_mel)
         mean, std = self.statistics
         return (log_mel - mean) / std
 
     def _learn(self, log_mel: torch.Tensor) -> None:
         var, mean = torch.var_mean(log_mel, dim=(1, 2), correction=1)
-        n_new = summed(torch.tensor(float(len(log_mel)), dtype=torch.float64, device=mean.device))
-        self.count += n_new.long()
-        share = n_new / self.count
-        self.mean.lerp_(averaged(mean.mean()), share.to(self.mean))
-        self.var.lerp_(averaged(var.mean()), share.to(self.var))
+        n_new = len(log_mel) * n_processes()
+        self.count += n_new
+        share = n_new / int(self.count)
+        self.mean.lerp_(averaged(mean.mean()), share)
+        self.var.lerp_(averaged(var.mean()), share)
 
     @property
     def statistics(self) -> Statistics:
@@ -61,8 +62,8 @@ class RunningNorm(nn.Module):
 def standardized_together(views: list[torch.Tensor]) -> list[torch.Tensor]:
     """Views (B, 64, T) less one mean, by one unbiased std, of all their values in all processes."""
     values = torch.cat(views)
-    n = summed(torch.tensor(float(values.numel()), dtype=torch.float64, device=values.device))
-    mean = averaged(values.double().mean())
-    squares = summed((values.double() - mean).square().sum())
-    std = (squares / (n - 1)).sqrt().clamp_min(STD_FLOOR)
-    return [((view - mean) / std).to(view.dtype) for view in views]
+    n = values.numel() * n_processes()
+    mean = averaged(values.mean())
+    var = averaged((values - mean).square().mean()) * n / (n - 1)
+    std = var.sqrt().clamp_min(STD_FLOOR)
+    return [(view - mean) / std for view in views]

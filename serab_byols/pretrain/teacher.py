@@ -25,26 +25,31 @@ class Scale(nn.Module):
 
     n_batches: torch.Tensor
     mean: torch.Tensor
-    square: torch.Tensor
+    var: torch.Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.register_buffer("n_batches", torch.zeros((), dtype=torch.int64))
-        # In float32, the difference of two large numbers would not tell a small variance.
-        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
-        self.register_buffer("square", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("var", torch.zeros(size))
 
     @torch.no_grad()
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Take in values (..., size) and return the scale, float32 (size,)."""
+        """Take in values (..., size) and return the scale (size,)."""
         if int(self.n_batches) < N_BATCHES_TO_LEARN:
-            values = values.reshape(-1, values.shape[-1]).double()
-            self.n_batches += 1
-            share = 1 / float(self.n_batches)
-            self.mean.lerp_(averaged(values.mean(0)), share)
-            self.square.lerp_(averaged(values.square().mean(0)), share)
-        std = (self.square - self.mean.square()).clamp_min(0).sqrt()
-        return std.clamp_min(SMALLEST_SHARE * float(std.mean()) + EPS).float()
+            self._learn(values.reshape(-1, values.shape[-1]))
+        std = self.var.sqrt()
+        return std.clamp_min(SMALLEST_SHARE * float(std.mean()) + EPS)
+
+    def _learn(self, values: torch.Tensor) -> None:
+        """Chan, Golub and LeVeque (1983): the difference of large squares would lose a small variance."""
+        mean = averaged(values.mean(0))
+        var = averaged((values - mean).square().mean(0))
+        self.n_batches += 1
+        share = 1 / int(self.n_batches)
+        delta = mean - self.mean
+        self.mean += share * delta
+        self.var.copy_((1 - share) * (self.var + share * delta.square()) + share * var)
 
 
 class Distillation(nn.Module):
