@@ -131,8 +131,11 @@ def synchronized(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
             twin = SynchronizedBatchNorm(child.num_features, child.eps, child.momentum)
-            twin.load_state_dict(child.state_dict())
-            setattr(module, name, twin.to(next(child.parameters()).device))
+            # The very tensors, which are frozen where the child's were, and where they were.
+            twin.weight, twin.bias = child.weight, child.bias
+            twin.running_mean, twin.running_var = child.running_mean, child.running_var
+            twin.num_batches_tracked = child.num_batches_tracked
+            setattr(module, name, twin.train(child.training))
         else:
             synchronized(child)
     return module
