@@ -146,7 +146,8 @@ def pretrain(
     state = _state(outputs, restart, config, clips, followed)
     module = _module(config, clips, machine, followed, features, bad_files)
     module.first_step = state.step
-    is_main = getattr(rank_zero_only, "rank", 0) == 0  # others are started by Lightning, with the same command
+    # Of several processes, Lightning starts the others with the same command.
+    is_main = getattr(rank_zero_only, "rank", 0) == 0
     say = say if is_main else _silent
     if views is not None and is_main:
         _draw_first_views(config, module.reader, Path(views))
