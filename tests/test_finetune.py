@@ -1,0 +1,121 @@
+"""The example of fine-tuning, on clips that it can learn in seconds."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+import torch
+from parity_data import ROOT
+from sounds import tone, voice, write
+
+import serab_byols
+
+pytest.importorskip("sklearn")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SCRIPT = ROOT / "examples" / "finetune.py"
+RATE_HZ = 16000
+
+
+@pytest.fixture(scope="module")
+def example():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("finetune_example", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def clips_and_labels(n_clips=24):
+    """Tones and buzzes, float32 (N, n), and which is which."""
+    waveforms = [tone(300 + 30 * i, 0.3, RATE_HZ) if i % 2 else voice(i, 0.3) for i in range(n_clips)]
+    return torch.from_numpy(np.stack(waveforms)), torch.arange(n_clips) % 2
+
+
+@pytest.fixture
+def small_model():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return serab_byols.create_model("default", d=16)
+
+
+def test_the_encoder_learns_and_the_model_given_stays(example, small_model):
+    clips, labels = clips_and_labels()
+    held_out = torch.arange(len(clips)) % 3 == 0
+    before = {key: value.clone() for key, value in small_model.state_dict().items()}
+    losses = []
+    settings = example.Settings(epochs=6, batch_size=8, encoder_lr=5e-4)
+    classifier = example.finetune(
+        small_model, clips[~held_out], labels[~held_out], 2, settings, lambda _, loss: losses.append(loss)
+    )
+    assert losses[-1] < 0.75 * losses[0]
+    assert (example.predict(classifier, clips[held_out]) == labels[held_out]).float().mean() >= 0.75
+    assert not small_model.training
+    after = classifier.model.state_dict()
+    for key, value in small_model.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+        is_statistic = "running" in key or "num_batches" in key
+        assert torch.equal(after[key], value) == is_statistic, key
+
+
+def test_the_head_starts_as_a_probe(example, small_model):
+    clips, labels = clips_and_labels()
+    classifier = example.Classifier(small_model, 2)
+    example.fit_head(classifier, clips, labels)
+    assert (example.predict(classifier.eval(), clips) == labels).float().mean() > 0.9
+    torch.testing.assert_close(classifier.model.state_dict(), small_model.state_dict())
+
+
+def test_the_same_seed_trains_the_same(example, small_model):
+    clips, labels = clips_and_labels(8)
+    heads = [
+        example.finetune(
+            small_model, clips, labels, 2, example.Settings(epochs=1, batch_size=4, seed=s)
+        ).head.weight
+        for s in (1, 1, 2)
+    ]
+    torch.testing.assert_close(heads[0], heads[1], rtol=0, atol=0)
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_augmented_clips_are_other_clips_of_the_same_length(example):
+    clips, _ = clips_and_labels(6)
+    changed = example.augment(clips, RATE_HZ, torch.Generator().manual_seed(0))
+    assert changed.shape == clips.shape
+    assert changed.isfinite().all()
+    ratio_db = 20 * torch.log10(changed.square().mean(dim=1).sqrt() / clips.square().mean(dim=1).sqrt())
+    assert (ratio_db.abs() < 10).all()
+    assert ratio_db.std() > 1  # each at a level of its own
+    assert not torch.allclose(changed, clips, atol=0.1)
+
+
+def test_mixing_keeps_the_clip_in_front_and_the_targets_a_distribution(example):
+    clips, labels = clips_and_labels(8)
+    targets = torch.nn.functional.one_hot(labels, 2).float()
+    mixed, shares = example.mix(clips, targets, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(8))
+    assert (shares.argmax(dim=1) == labels).all()
+    assert (shares.max(dim=1).values < 1).any()
+    correlation = torch.nn.functional.cosine_similarity(mixed, clips)
+    assert (correlation > 0.6).all()
+
+
+def test_the_script_prints_both_scores(example, small_model, tmp_path, monkeypatch, capsys):
+    rows = ["path,label,fold"]
+    clips, labels = clips_and_labels(12)
+    for i, (clip, label) in enumerate(zip(clips, labels)):
+        write(tmp_path / f"{i}.wav", clip.numpy()[: RATE_HZ // 4 + 100 * i])
+        rows.append(f"{i}.wav,{'ab'[label]},{i // 6}")
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    weights = serab_byols.save_checkpoint(small_model, tmp_path / "w.safetensors")
+    arguments = [SCRIPT, tmp_path / "clips.csv", "--model", weights, "--epochs", "1", "--folds", "1"]
+    monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+    assert example.main() == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0] == "clips: accuracy of the frozen probe and of fine-tuning"
+    assert lines[1].startswith("\rfold 0: ")
+    assert lines[1].split()[-2:] == lines[2].split()[-2:]  # of one fold
+    assert all(0 <= float(score) <= 1 for score in lines[2].split()[-2:])
