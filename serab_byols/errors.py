@@ -25,6 +25,10 @@ class AudioFileError(SerabByolsError, OSError):
     """An audio file is missing, unreadable, empty, or shorter than the requested segment."""
 
 
+class DivergedError(SerabByolsError, ArithmeticError):
+    """A training's loss became infinite or NaN."""
+
+
 class MissingExtraError(SerabByolsError, ImportError):
     """An optional package is needed; the message has the pip line that installs it."""
 

@@ -16,7 +16,7 @@ import serab_byols
 from serab_byols.cli import main
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from serab_byols.encoders import ENCODERS
-from serab_byols.errors import CheckpointError, InvalidInputError
+from serab_byols.errors import CheckpointError, DivergedError, InvalidInputError
 from serab_byols.pretrain import PretrainConfig, pretrain
 from serab_byols.pretrain.callbacks import keep_rows_before
 
@@ -131,6 +131,13 @@ def test_a_killed_training_resumes_exactly(finished, folder, tmp_path, how):
     assert same(state_of(weights), state_of(finished))
 
 
+def test_a_finished_training_is_not_done_again(finished, folder, capsys):
+    before = losses_of(finished)
+    assert main(["pretrain", str(folder), "-o", str(finished), "--steps", "10", *TINY]) == EXIT_OK
+    assert "after step 10 of 10" in capsys.readouterr().out
+    assert losses_of(finished) == before
+
+
 def test_a_log_with_half_a_row_is_cut_back(tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("step,loss\n0,1.0\n1,2.0\n2,3.0\n3,")
@@ -181,7 +188,7 @@ def test_a_student_comes_close_to_its_teacher(folder, tmp_path, tiny_checkpoint)
     assert model.training_facts["teacher"] == tiny_checkpoint.name
 
 
-def test_a_table_of_features_is_learnt_beside(folder, tmp_path):
+def test_a_table_of_features_is_learnt_beside(folder, tmp_path, capsys):
     weights, table = tmp_path / "a.safetensors", tmp_path / "t.csv"
     rows = [f"{folder / f'{seed}.wav'},{seed},{seed**2}" for seed in range(4)]
     table.write_text("\n".join(["file,one,two", *rows]))
@@ -189,6 +196,9 @@ def test_a_table_of_features_is_learnt_beside(folder, tmp_path):
     assert main(command) == EXIT_BAD_FILES  # one clip has no row
     assert {"byol", "hybrid"} < set(log_of(weights)[0])
     assert "4.wav: no row in" in weights.with_suffix(".errors.csv").read_text()
+    table.write_text("\n".join(["file,one,two", *reversed(rows[:3])]))
+    assert main(command) == EXIT_USAGE
+    assert "features: not the same" in capsys.readouterr().err
 
 
 def test_views_are_drawn_and_change_nothing(finished, folder, tmp_path):
@@ -221,7 +231,7 @@ def test_resuming_in_another_way_is_refused(folder, tmp_path, tiny_checkpoint):
         train(PretrainConfig(**{**SMALL.as_dict(), "lr": 1e-3, "crop_scale": (0.6, 1.5)}))
     write(folder / "new.wav", voice(9))
     try:
-        with pytest.raises(CheckpointError, match="corpus is another"):
+        with pytest.raises(CheckpointError, match="corpus: not the same"):
             train()
         assert train(restart=True).step == 4
     finally:
@@ -263,7 +273,7 @@ def test_collapse_is_warned_of(tmp_path):
 
 def test_a_training_that_diverges_ends_with_a_reason(folder, tmp_path):
     config = PretrainConfig(**{**SMALL.as_dict(), "lr": 1e30, "steps": 30, "crop_scale": (0.6, 1.5)})
-    with pytest.raises(FloatingPointError, match="lower learning rate"):
+    with pytest.raises(DivergedError, match="lower learning rate"):
         pretrain([str(folder)], tmp_path / "a.safetensors", config, say=lambda _: None)
     assert not (tmp_path / "a.safetensors").exists()
 

@@ -18,6 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
+from serab_byols.errors import DivergedError
 from serab_byols.pretrain.distributed import averaged
 from serab_byols.pretrain.module import PretrainModule
 
@@ -135,7 +136,7 @@ class DivergenceGuard(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         loss = _metrics(pl_module)["loss"]
         if not loss < float("inf"):
-            raise FloatingPointError(
+            raise DivergedError(
                 f"the loss became {loss} at step {trainer.global_step}: try a lower learning rate"
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import sys
 import warnings
@@ -28,7 +29,7 @@ from serab_byols.pretrain.config import PretrainConfig
 from serab_byols.pretrain.corpus import Clip, CropReader, Crops, fingerprint, scan
 from serab_byols.pretrain.distributed import Share
 from serab_byols.pretrain.figures import draw_loss, draw_views
-from serab_byols.pretrain.hybrid import load_features
+from serab_byols.pretrain.hybrid import FeatureTable, load_features
 from serab_byols.pretrain.module import PretrainModule
 from serab_byols.pretrain.views import Draws, Views
 
@@ -135,7 +136,7 @@ def pretrain(
         InvalidInputError: an option, a list or a table that does not fit, or no readable audio.
         CheckpointError: what lies there was begun in another way.
         MissingExtraError: a package of the extras ``pretrain`` or ``hybrid`` is missing.
-        FloatingPointError: the loss became infinite or NaN.
+        DivergedError: the loss became infinite or NaN.
     """
     config, machine, outputs = config or PretrainConfig(), machine or Machine(), Outputs(Path(output))
     bad_files: list[tuple[str, str]] = []
@@ -143,8 +144,9 @@ def pretrain(
     if epochs is not None:
         config = replace(config, steps=_steps(clips, config, epochs))
     followed = load_model(teacher).encoder if teacher else None
-    state = _state(outputs, restart, config, clips, followed)
-    module = _module(config, clips, machine, followed, features, bad_files)
+    table = load_features(features, clips, lambda *error: bad_files.append(error)) if features else None
+    state = _state(outputs, restart, _identity(config, clips, followed, table))
+    module = _module(config, clips, machine, followed, table, bad_files)
     module.first_step = state.step
     # Of several processes, Lightning starts the others with the same command.
     is_main = getattr(rank_zero_only, "rank", 0) == 0
@@ -180,14 +182,19 @@ class _State:
     identity: dict[str, Any]
 
 
-def _state(
-    outputs: Outputs, restart: bool, config: PretrainConfig, clips: list[Clip], teacher: Encoder | None
-) -> _State:
-    identity = {
+def _identity(
+    config: PretrainConfig, clips: list[Clip], teacher: Encoder | None, table: FeatureTable | None
+) -> dict[str, Any]:
+    """What must be the same when a training is resumed."""
+    return {
         "config": config.as_dict(),
         "corpus": fingerprint(clips),
         "teacher": weights_sha256(teacher) if teacher else None,
+        "features": hashlib.sha256(table.values.numpy().tobytes()).hexdigest() if table else None,
     }
+
+
+def _state(outputs: Outputs, restart: bool, identity: dict[str, Any]) -> _State:
     if restart or not outputs.training.exists():
         outputs.log.unlink(missing_ok=True)
         return _State(None, 0, identity)
@@ -209,7 +216,9 @@ def _check_same(path: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
         for name, value in now["config"].items()
         if begun["config"].get(name) != value
     ]
-    changes += [f"the {name} is another" for name in ("corpus", "teacher") if begun[name] != now[name]]
+    changes += [
+        f"the {name} is another" for name in ("corpus", "teacher", "features") if begun[name] != now[name]
+    ]
     if changes:
         raise CheckpointError(
             f"{path} was begun in another way: {'; '.join(changes)}. Give another output, the same options "
@@ -222,7 +231,7 @@ def _module(
     clips: list[Clip],
     machine: Machine,
     teacher: Encoder | None,
-    features: str | None,
+    table: FeatureTable | None,
     bad_files: list[tuple[str, str]],
 ) -> PretrainModule:
     def on_error(name: str, reason: str) -> None:
@@ -231,7 +240,6 @@ def _module(
     crops = Crops(clips, config.n_samples, config.batch_size, config.seed)
     cache_bytes = int(machine.cache_gb * 1e9 / machine.devices)
     reader = CropReader(crops, cache_bytes, on_error)
-    table = load_features(features, clips, on_error) if features else None
     return PretrainModule(config, reader, table, teacher)
 
 
