@@ -216,9 +216,8 @@ def _check_same(path: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
         for name, value in now["config"].items()
         if begun["config"].get(name) != value
     ]
-    changes += [
-        f"the {name} is another" for name in ("corpus", "teacher", "features") if begun[name] != now[name]
-    ]
+    others = ("corpus", "teacher", "features")
+    changes += [f"{name}: not the same" for name in others if begun[name] != now[name]]
     if changes:
         raise CheckpointError(
             f"{path} was begun in another way: {'; '.join(changes)}. Give another output, the same options "
