@@ -67,6 +67,17 @@ def mel_filterbank() -> np.ndarray:
     return np.maximum(0.0, np.minimum(rising, falling))
 
 
+def _filter_groups(edges: tuple[int, ...]) -> list[tuple[slice, int]]:
+    """Filters from one edge to the next, and the bin after the last that any of them hears."""
+    heard = mel_filterbank() > 0
+    ends = [N_FFT // 2 + 1 - int(np.argmax(heard[::-1, mel])) for mel in range(N_MELS)]
+    return [(slice(first, last), ends[last - 1]) for first, last in zip(edges, edges[1:])]
+
+
+_FILTER_GROUPS = _filter_groups((0, 32, 48, N_MELS))
+"""Low filters are narrow, and products with the zeros above them would be half of the work."""
+
+
 def hann_window() -> np.ndarray:
     """Periodic Hann window, float64 (400,)."""
     return 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(WINDOW_SAMPLES) / WINDOW_SAMPLES)
@@ -145,22 +156,31 @@ class TorchFrontend(LogMelFrontend):
         """Log-mel columns (N, 64) of the samples (N, 400) under N positions of the window."""
         with torch.autocast(samples.device.type, enabled=False):
             windowed = F.pad(samples.to(self.dtype) * self.window, (_MARGIN, _MARGIN))
-            return torch.log(self._mel_power(windowed) + LOG_OFFSET)
+            return torch.log(_mel_power(windowed, self._filters()) + LOG_OFFSET)
 
     def _unpadded(self, padded: torch.Tensor) -> torch.Tensor:
         frames = padded.unfold(1, N_FFT, HOP_SAMPLES)  # (B, T, 1024), a view
-        window = F.pad(self.window, (_MARGIN, _MARGIN))
+        window, filters = F.pad(self.window, (_MARGIN, _MARGIN)), self._filters()
         clips = []
         for some in frames.split(max(1, _BLOCK_FRAMES // frames.shape[1])):
-            blocks = [self._mel_power(block * window) for block in some.split(_BLOCK_FRAMES, dim=1)]
+            blocks = [_mel_power(block * window, filters) for block in some.split(_BLOCK_FRAMES, dim=1)]
             clips.append(torch.cat(blocks, dim=1))
         return torch.cat(clips).transpose(1, 2)
 
-    def _mel_power(self, windowed: torch.Tensor) -> torch.Tensor:
-        """Mel power (..., 64) of windowed frames (..., 1024)."""
-        parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)  # (..., 1026), re and im in turn
-        # One product with every filter twice adds re^2 and im^2 and weights them, in one pass.
-        return torch.matmul(parts * parts, self.mel_fb.repeat_interleave(2, dim=0))
+    def _filters(self) -> list[torch.Tensor]:
+        """Neighbouring filters together, as (2 * bins up to the last one that they hear, some mels).
+
+        Every bin is there twice: one product adds re^2 and im^2 and weights them, in one pass.
+        """
+        doubled = self.mel_fb.repeat_interleave(2, dim=0)
+        return [doubled[: 2 * end, mels] for mels, end in _FILTER_GROUPS]
+
+
+def _mel_power(windowed: torch.Tensor, filters: list[torch.Tensor]) -> torch.Tensor:
+    """Mel power (..., 64) of windowed frames (..., 1024)."""
+    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)  # (..., 1026), re and im in turn
+    power = parts * parts
+    return torch.cat([torch.matmul(power[..., : len(some)], some) for some in filters], dim=-1)
 
 
 class NnAudioFrontend(LogMelFrontend):

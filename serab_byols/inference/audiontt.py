@@ -13,7 +13,7 @@ from serab_byols.frontend import HOP_SAMPLES
 from serab_byols.inference.base import PooledRunner, as_image, folded, max_pool_2x2, mel_major
 from serab_byols.inference.shared import is_worth_sharing, shared_steps
 
-CONVOLVED_COLUMNS = 800
+CONVOLVED_COLUMNS = 1000
 """Log-mel columns that go through the convolutions together, so that their output stays in the cache."""
 
 
