@@ -14,6 +14,7 @@ Buffers follow the model across devices, are never saved in state dicts and neve
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def _filter_groups(edges: tuple[int, ...]) -> list[tuple[slice, int]]:
     """Filters from one edge to the next, and the bin after the last that any of them hears."""
     heard = mel_filterbank() > 0
     ends = [N_FFT // 2 + 1 - int(np.argmax(heard[::-1, mel])) for mel in range(N_MELS)]
-    return [(slice(first, last), ends[last - 1]) for first, last in zip(edges, edges[1:])]
+    return [(slice(first, last), ends[last - 1]) for first, last in itertools.pairwise(edges)]
 
 
 _FILTER_GROUPS = _filter_groups((0, 32, 48, N_MELS))

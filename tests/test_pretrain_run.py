@@ -93,6 +93,24 @@ def test_the_same_command_and_seed_give_the_same_losses(finished, folder, tmp_pa
     assert losses_of(other)[0] != losses_of(finished)[0]
 
 
+def test_it_begins_with_the_weights_of_init(finished, folder, tmp_path, capsys):
+    """Encoder, size, statistics and weights are the checkpoint's, as a hardly moving training shows."""
+    weights = tmp_path / "more.safetensors"
+    command = ["pretrain", str(folder), "-o", str(weights), "--steps", "2", "--lr", "1e-9", *TINY[2:]]
+    assert main([*command, "--init", str(finished), "--minutes", "0"]) == EXIT_OK
+    model, first = serab_byols.load_model(weights), serab_byols.load_model(finished)
+    assert model.statistics == first.statistics
+    assert model.training_facts["start"] == finished.name
+    for key, value in first.encoder.named_parameters():
+        torch.testing.assert_close(model.encoder.get_parameter(key), value, rtol=0, atol=1e-7, msg=key)
+    other = serab_byols.save_checkpoint(serab_byols.create_model(d=4), tmp_path / "other.safetensors")
+    capsys.readouterr()
+    assert main([*command, "--init", str(other)]) == EXIT_USAGE
+    assert "start: not the same" in capsys.readouterr().err
+    assert main([*command, "--init", str(finished), "--size", "4"]) == EXIT_USAGE
+    assert "decided by the weights of --init" in capsys.readouterr().err
+
+
 def test_a_stopped_training_resumes_exactly(finished, folder, tmp_path, capsys):
     """Stopped by the clock after its first step, then resumed by the same command."""
     weights = tmp_path / "a.safetensors"
@@ -199,6 +217,17 @@ def test_a_table_of_features_is_learnt_beside(folder, tmp_path, capsys):
     table.write_text("\n".join(["file,one,two", *reversed(rows[:3])]))
     assert main(command) == EXIT_USAGE
     assert "features: not the same" in capsys.readouterr().err
+
+
+def test_hybrid_of_the_crops_own_statistics_resumes_exactly(folder, tmp_path):
+    weights, stopped = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    command = ["pretrain", str(folder), "--hybrid", "log-mel-statistics", "--steps", "6", *TINY]
+    assert main([*command, "-o", str(weights)]) == EXIT_OK
+    assert {"byol", "hybrid"} < set(log_of(weights)[0])
+    for minutes in ("0", "0", "9"):
+        assert main([*command, "-o", str(stopped), "--minutes", minutes]) == EXIT_OK
+    assert log_of(stopped)[2]["hybrid"] == log_of(weights)[2]["hybrid"]
+    assert same(state_of(stopped), state_of(weights))
 
 
 def test_views_are_drawn_and_change_nothing(finished, folder, tmp_path):

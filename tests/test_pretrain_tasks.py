@@ -14,12 +14,19 @@ from sounds import voice, write
 from serab_byols import create_model
 from serab_byols.encoders import ENCODERS, create_encoder
 from serab_byols.errors import InvalidInputError, MissingExtraError
+from serab_byols.handmade import log_mel_statistics
 from serab_byols.inputs import Segment
 from serab_byols.pretrain.byol import Byol, Head, distance, relative_spread
 from serab_byols.pretrain.config import PretrainConfig
 from serab_byols.pretrain.corpus import Clip
 from serab_byols.pretrain.frames import Teacher, embedding_and_frames
-from serab_byols.pretrain.hybrid import LARGEST_DEVIATION, FeatureTable, Hybrid, load_features
+from serab_byols.pretrain.hybrid import (
+    LARGEST_DEVIATION,
+    CropStatistics,
+    FeatureTable,
+    Hybrid,
+    load_features,
+)
 from serab_byols.pretrain.teacher import Distillation, Scale
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -192,13 +199,38 @@ def test_features_are_standardised_and_useless_ones_left_out():
 def test_the_hybrid_loss_is_the_mean_squared_error_of_what_is_known():
     hybrid = Hybrid(FeatureTable(np.array([[1.0, 2], [3, np.nan], [5, 4]])), 8)
     online, clips = [torch.randn(3, 8), torch.randn(3, 8)], torch.tensor([2, 1, 0])
-    wanted = hybrid.table.values[clips]
+    wanted = hybrid.features.values[clips]
     known = wanted.isfinite()
     hybrid.eval()
     expected = np.mean([F.mse_loss(hybrid.head(y)[known], wanted[known]).item() for y in online])
     assert hybrid.loss(online, clips).item() == pytest.approx(expected)
     hybrid.train().loss(online, clips).backward()
     assert all(p.grad.isfinite().all() for p in hybrid.head.parameters())
+
+
+def test_log_mel_statistics_equal_their_definitions():
+    fft = pytest.importorskip("scipy.fft")
+    for n_frames in (1, 2, 31, 96):
+        log_mel = torch.randn(2, 64, n_frames, dtype=torch.float64) * 4 - 6
+        for one, actual in zip(log_mel.numpy(), log_mel_statistics(log_mel)):
+            rows = np.concatenate([one, fft.dct(one, axis=0, norm="ortho")[:20]])
+            changes = np.diff(rows) if n_frames > 1 else np.zeros_like(rows)
+            expected = [rows.mean(1), rows.std(1), *np.quantile(rows, (0, 0.5, 1), axis=1)]
+            expected += [np.abs(changes).mean(1), changes.std(1)]
+            np.testing.assert_allclose(actual, np.concatenate(expected), rtol=1e-10, atol=1e-10)
+
+
+def test_statistics_of_crops_are_standardised():
+    """Of every crop its own, whichever clip it is from."""
+    features = CropStatistics()
+    log_mel = 3 * torch.randn(64, 64, 31) + torch.randn(64, 1, 1)
+    wanted = features(torch.zeros(64, dtype=torch.int64), log_mel)
+    assert wanted.shape == (64, features.n_features)
+    torch.testing.assert_close(wanted.mean(0), torch.zeros(588), atol=1e-4, rtol=0)
+    assert wanted.abs().max() <= LARGEST_DEVIATION
+    mean = log_mel.mean(2)  # the first 64 of the statistics
+    expected = (mean - mean.mean(0)) / mean.std(0, correction=0)
+    torch.testing.assert_close(wanted[:, :64], expected, atol=1e-3, rtol=1e-3)
 
 
 def clips_named(*names: str) -> list[Clip]:

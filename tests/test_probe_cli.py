@@ -19,9 +19,10 @@ from serab_byols.errors import (
     InvalidInputError,
     MissingExtraError,
 )
+from serab_byols.handmade import N_STATISTICS
 from serab_byols.probe import as_json, as_text, draw_confusion, probe
 from serab_byols.probe.features import HandmadeFeatures, RandomFeatures
-from serab_byols.probe.handmade import FEATURE_SIZE, handmade_features
+from serab_byols.probe.handmade import handmade_features
 from serab_byols.probe.scores import unweighted_average_recall
 
 pytest.importorskip("sklearn")
@@ -219,7 +220,7 @@ def test_errors_in_python(corpus, tiny_model):
 def test_hand_made_features_are_statistics_over_time():
     frontend = HandmadeFeatures().frontend
     steady = handmade_features(tone(1000, 1.0, 16000), frontend)
-    assert steady.shape == (FEATURE_SIZE,)
+    assert steady.shape == (N_STATISTICS,)
     assert steady.dtype == np.float32
     mean, std, low, median, high = steady[: 5 * 84].reshape(5, 84)
     assert np.argmax(mean[:64]) == np.argmax(frontend.mel_fb[1000 * 1024 // 16000].numpy())

@@ -51,14 +51,17 @@ def add_parser(commands: Commands) -> None:
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network")
-    group.add_argument(
-        "--encoder", choices=list(ENCODERS), default=_DEFAULTS.encoder, help="default: %(default)s"
-    )
+    group.add_argument("--encoder", choices=list(ENCODERS), help=f"default: {_DEFAULTS.encoder}")
     group.add_argument("-d", "--size", type=int, dest="d", help="width of the encoder 'default' (2048)")
     group.add_argument(
-        "--encoder-config", type=_json, default={}, metavar="JSON", help="further arguments of the encoder"
+        "--encoder-config", type=_json, metavar="JSON", help="further arguments of the encoder"
     )
     group.add_argument("--dropout", type=float, help="of the encoder (default: its own)")
+    group.add_argument(
+        "--init",
+        metavar="CKPT",
+        help="begin with the weights of this checkpoint, whose encoder, size and statistics are then used",
+    )
 
 
 def _add_course(parser: argparse.ArgumentParser) -> None:
@@ -112,8 +115,9 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hybrid",
         metavar="FEATURES",
-        help="predict features of the clips too (Hybrid BYOL-S): 'compare2016' for openSMILE's ComParE "
-        "2016 functionals, or a .csv or .parquet table with a column 'file' and numbers",
+        help="predict features too (Hybrid BYOL-S): 'log-mel-statistics' of every crop, 'compare2016' for "
+        "openSMILE's ComParE 2016 functionals of every clip, or a .csv or .parquet table of the clips with a "
+        "column 'file' and numbers",
     )
     group.add_argument("--hybrid-weight", type=float, help="of that loss (default: 1)")
     group.add_argument(
@@ -177,12 +181,16 @@ def _json(text: str) -> dict[str, Any]:
 
 def _config(options: argparse.Namespace) -> PretrainConfig:
     chosen = {name: getattr(options, name) for name in _DEFAULTS.as_dict() if hasattr(options, name)}
+    if options.init and any(v is not None for v in (options.encoder, options.d, options.encoder_config)):
+        raise InvalidInputError("--encoder, --size and --encoder-config are decided by the weights of --init")
+    chosen["encoder"] = options.encoder or _DEFAULTS.encoder
+    chosen["encoder_config"] = options.encoder_config or {}
     if options.d is not None:
-        if options.encoder != "default":
+        if chosen["encoder"] != "default":
             raise InvalidInputError(
                 f"--size is the width of the encoder 'default', not of {options.encoder!r}"
             )
-        chosen["encoder_config"] = {**options.encoder_config, "d": options.d}
+        chosen["encoder_config"] = {**chosen["encoder_config"], "d": options.d}
     given = {
         "hybrid_weight": options.hybrid,
         "teacher_weight": options.teacher,
@@ -222,6 +230,7 @@ def _pretrain(options: argparse.Namespace) -> int:
         config,
         machine=machine,
         teacher=options.teacher,
+        start=options.init,
         features=options.hybrid,
         views=options.views,
         restart=options.restart,
@@ -234,5 +243,5 @@ def _pretrain(options: argparse.Namespace) -> int:
         say(f"interrupted at step {result.step} of {result.n_steps}; the same command resumes")
         return EXIT_INTERRUPTED
     state = "" if result.finished else "; the same command resumes"
-    print(f"{result.weights}: {config.encoder} after step {result.step} of {result.n_steps}{state}")
+    print(f"{result.weights}: {result.encoder} after step {result.step} of {result.n_steps}{state}")
     return EXIT_BAD_FILES if result.bad_files else EXIT_OK

@@ -36,9 +36,9 @@ def embedding_and_frames(encoder: Encoder, x: torch.Tensor) -> tuple[torch.Tenso
 
 def _audiontt_frames(encoder: AudioNTT, x: torch.Tensor) -> torch.Tensor:
     (conv, norm, _, pool), *later = _stages(encoder)
-    x = _first_stage(conv, norm, x) if norm.training else F.relu(pool(norm(conv(x))))
+    x = _first_stage(conv, norm, x) if norm.training else pool(norm(conv(x))).relu_()
     for conv, norm, _, pool in later:
-        x = F.relu(pool(norm(conv(x))))
+        x = pool(norm(conv(x))).relu_()
     return encoder.fc(flatten_mel_major(x))
 
 
@@ -83,7 +83,7 @@ def _first_stage(conv: nn.Conv2d, norm: _BatchNorm, x: torch.Tensor) -> torch.Te
     with torch.autocast(x.device.type, enabled=False):
         weight, bias = _normalized_weights(conv, norm, x)
     parts = (F.max_pool2d(F.conv2d(part, weight, bias, padding=1), 2) for part in x.split(_CLIPS_AT_ONCE))
-    return F.relu(torch.cat(list(parts)))
+    return torch.cat(list(parts)).relu_()
 
 
 def _normalized_weights(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,12 +14,17 @@ from torch import nn
 
 from serab_byols.errors import AudioFileError, InvalidInputError, missing_extra
 from serab_byols.frontend import SAMPLE_RATE_HZ
+from serab_byols.handmade import N_STATISTICS, log_mel_statistics
 from serab_byols.pretrain.byol import Head
 from serab_byols.pretrain.corpus import N_DECODING_THREADS, Clip, OnError, decoded
 from serab_byols.pretrain.distributed import full
+from serab_byols.pretrain.statistics import Scale
 
 COMPARE_2016 = "compare2016"
 """openSMILE's ComParE 2016 functionals, 6373 numbers a clip."""
+
+LOG_MEL_STATISTICS = "log-mel-statistics"
+"""588 numbers of every crop; see :mod:`serab_byols.handmade`."""
 
 LARGEST_DEVIATION = 5.0
 """In standard deviations; functionals have outliers that a squared error would chase."""
@@ -51,18 +57,57 @@ class FeatureTable(nn.Module):
     def n_features(self) -> int:
         return self.values.shape[1]
 
+    @property
+    def identity(self) -> str:
+        """What must be the same when a training is resumed."""
+        return hashlib.sha256(self.values.cpu().numpy().tobytes()).hexdigest()
+
+    def forward(self, clips: torch.Tensor, log_mel: torch.Tensor | None) -> torch.Tensor:
+        """Rows (B, n_features) of the clips (B,) that crops are from."""
+        return self.values[clips]
+
+
+class CropStatistics(nn.Module):
+    """Log-mel and MFCC statistics of the very crop, not augmented, standardised as the first ones were."""
+
+    n_features = N_STATISTICS
+    identity = LOG_MEL_STATISTICS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = Scale(N_STATISTICS)
+
+    @torch.no_grad()
+    def forward(self, clips: torch.Tensor, log_mel: torch.Tensor | None) -> torch.Tensor:
+        """Numbers (B, 588) of normalised log-mels (B, 64, T)."""
+        assert log_mel is not None
+        values = log_mel_statistics(log_mel)
+        scale = self.scale(values)
+        return ((values - self.scale.mean) / scale).clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
+
+
+Features = FeatureTable | CropStatistics
+
 
 class Hybrid(nn.Module):
     """A head on the online representation, and the mean squared error of what it predicts."""
 
-    def __init__(self, table: FeatureTable, embedding_size: int) -> None:
+    def __init__(self, features: Features, embedding_size: int) -> None:
         super().__init__()
-        self.table = table
-        self.head = Head(embedding_size, table.n_features)
+        self.features = features
+        self.head = Head(embedding_size, features.n_features)
 
-    def loss(self, online: Sequence[torch.Tensor], clips: torch.Tensor) -> torch.Tensor:
-        """Of embeddings (B, D) of each view, against rows ``clips`` (B,); unknown numbers are free."""
-        wanted = self.table.values[clips]
+    def loss(
+        self, online: Sequence[torch.Tensor], clips: torch.Tensor, log_mel: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Of embeddings (B, D) of each view, against the crops' features; unknown numbers are free.
+
+        Args:
+            online: embeddings (B, D) of each view.
+            clips: numbers (B,) of the clips that the crops are from.
+            log_mel: of the crops, normalised, not augmented (B, 64, T).
+        """
+        wanted = self.features(clips, log_mel)
         known = wanted.isfinite()
         n_known = known.sum().clamp_min(1)
         errors = [
@@ -72,12 +117,13 @@ class Hybrid(nn.Module):
         return torch.stack(errors).mean()
 
 
-def load_features(source: str, clips: Sequence[Clip], on_error: OnError) -> FeatureTable:
-    """The features of every clip: openSMILE's, or a table's.
+def load_features(source: str, clips: Sequence[Clip], on_error: OnError) -> Features:
+    """What is to be predicted: numbers of every crop, or of every clip.
 
     Args:
-        source: ``"compare2016"``, or a ``.csv`` or ``.parquet`` file with a column ``file`` (or
-            ``path``), as in the inputs or relative to the table, and numbers in all other columns.
+        source: ``"log-mel-statistics"`` of the crops; ``"compare2016"``; or a ``.csv`` or ``.parquet``
+            file with a column ``file`` (or ``path``), as in the inputs or relative to the table, and
+            numbers in all other columns.
         clips: of the corpus.
         on_error: told of clips without features, which then are trained without them.
 
@@ -85,6 +131,8 @@ def load_features(source: str, clips: Sequence[Clip], on_error: OnError) -> Feat
         InvalidInputError: a table that cannot be read, has no such column or no clip of the corpus.
         MissingExtraError: openSMILE or pyarrow is not installed.
     """
+    if source == LOG_MEL_STATISTICS:
+        return CropStatistics()
     if source == COMPARE_2016:
         return FeatureTable(_opensmile_features(clips, on_error))
     return FeatureTable(_table_features(Path(source), clips, on_error))

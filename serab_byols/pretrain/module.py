@@ -17,7 +17,7 @@ from serab_byols.pretrain.config import PretrainConfig
 from serab_byols.pretrain.corpus import CropBatches, CropReader
 from serab_byols.pretrain.distributed import Share, averaged, synchronized
 from serab_byols.pretrain.frames import embedding_and_frames
-from serab_byols.pretrain.hybrid import FeatureTable, Hybrid
+from serab_byols.pretrain.hybrid import Features, Hybrid
 from serab_byols.pretrain.teacher import Distillation
 from serab_byols.pretrain.views import Draws, Views
 
@@ -33,26 +33,36 @@ class PretrainModule(LightningModule):
         reader: the corpus.
         table: features to predict, if ``hybrid_weight`` is not 0.
         teacher: encoder to follow, if its weights are not 0.
+        start: encoder of the same kind and size whose weights to begin with, instead of random ones.
     """
 
     def __init__(
         self,
         config: PretrainConfig,
         reader: CropReader,
-        table: FeatureTable | None = None,
+        table: Features | None = None,
         teacher: Encoder | None = None,
+        start: Encoder | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.reader = reader
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self._build(config, table, teacher)
+            self._build(config, table, teacher, start)
         self.metrics: dict[str, torch.Tensor] = {}
         self.first_step = 0
 
-    def _build(self, config: PretrainConfig, table: FeatureTable | None, teacher: Encoder | None) -> None:
+    def _build(
+        self,
+        config: PretrainConfig,
+        table: Features | None,
+        teacher: Encoder | None,
+        start: Encoder | None,
+    ) -> None:
         self.encoder = create_encoder(config.encoder, **config.encoder_config).train()
+        if start is not None:
+            self.encoder.load_state_dict(start.state_dict())
         if config.dropout is not None:
             for module in self.encoder.modules():
                 if isinstance(module, nn.Dropout):
@@ -98,7 +108,8 @@ class PretrainModule(LightningModule):
         share = self.share()
         draws = Draws(self.config.seed, step, share, waveforms.device)
         torch.manual_seed(self.config.seed + share.n_processes * step + share.rank)  # for dropout
-        losses, embedding = self.losses(self.views(waveforms, draws), clips)
+        log_mel = self.views.log_mel(waveforms, draws)
+        losses, embedding = self.losses(self.views.of(log_mel, draws), clips, log_mel)
         loss = torch.stack(list(losses.values())).sum()
         if self.byol is not None:
             # Between forward and backward pass, as BYOL-S did: the target is one step behind.
@@ -107,7 +118,7 @@ class PretrainModule(LightningModule):
         return loss
 
     def losses(
-        self, views: list[torch.Tensor], clips: torch.Tensor
+        self, views: list[torch.Tensor], clips: torch.Tensor, log_mel: torch.Tensor | None = None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Weighted losses by name, and the embeddings (b, D) of the first view."""
         c = self.config
@@ -117,7 +128,7 @@ class PretrainModule(LightningModule):
         if self.byol is not None:
             losses["byol"] = c.byol_weight * self.byol.loss(online, views)
         if self.hybrid is not None:
-            losses["hybrid"] = c.hybrid_weight * self.hybrid.loss(online, clips)
+            losses["hybrid"] = c.hybrid_weight * self.hybrid.loss(online, clips, log_mel)
         if self.distillation is not None:
             parts = [self.distillation.losses(view, *ours) for view, ours in zip(views, seen)]
             for name, weight in (("teacher", c.teacher_weight), ("teacher_frames", c.teacher_frame_weight)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import logging
 import sys
 import warnings
@@ -29,7 +28,7 @@ from serab_byols.pretrain.config import PretrainConfig
 from serab_byols.pretrain.corpus import Clip, CropReader, Crops, fingerprint, scan
 from serab_byols.pretrain.distributed import Share
 from serab_byols.pretrain.figures import draw_loss, draw_views
-from serab_byols.pretrain.hybrid import FeatureTable, load_features
+from serab_byols.pretrain.hybrid import Features, load_features
 from serab_byols.pretrain.module import PretrainModule
 from serab_byols.pretrain.views import Draws, Views
 
@@ -80,6 +79,7 @@ class Result:
 
     Attributes:
         weights: the file that ``load_model`` takes.
+        encoder: the name of what was trained.
         step: optimiser steps done in all.
         n_steps: that there are to be.
         interrupted: whether a signal ended it.
@@ -88,6 +88,7 @@ class Result:
     """
 
     weights: Path
+    encoder: str
     step: int
     n_steps: int
     interrupted: bool
@@ -107,6 +108,7 @@ def pretrain(
     *,
     machine: Machine | None = None,
     teacher: str | Path | None = None,
+    start: str | Path | None = None,
     features: str | None = None,
     views: str | Path | None = None,
     epochs: float | None = None,
@@ -125,7 +127,9 @@ def pretrain(
         config: what to do.
         machine: where and how to run it.
         teacher: a checkpoint to follow, for the weights ``teacher_weight`` and ``teacher_frame_weight``.
-        features: for ``hybrid_weight``: ``"compare2016"`` or a table; see
+        start: a checkpoint whose weights to begin with, instead of random ones. Its encoder and size
+            take the place of the config's, and so do its statistics where the config has none.
+        features: for ``hybrid_weight``: ``"log-mel-statistics"``, ``"compare2016"`` or a table; see
             :func:`serab_byols.pretrain.hybrid.load_features`.
         views: a PNG to draw some of the first views into.
         epochs: how often to go through the corpus, instead of ``config.steps``.
@@ -139,14 +143,18 @@ def pretrain(
         DivergedError: the loss became infinite or NaN.
     """
     config, machine, outputs = config or PretrainConfig(), machine or Machine(), Outputs(Path(output))
+    first = load_model(start) if start else None
+    if first is not None:
+        config = _starting_from(first, config)
     bad_files: list[tuple[str, str]] = []
     clips = scan(inputs, lambda name, reason: bad_files.append((name, reason)))
     if epochs is not None:
         config = replace(config, steps=_steps(clips, config, epochs))
     followed = load_model(teacher).encoder if teacher else None
     table = load_features(features, clips, lambda *error: bad_files.append(error)) if features else None
-    state = _state(outputs, restart, _identity(config, clips, followed, table))
-    module = _module(config, clips, machine, followed, table, bad_files)
+    initial = first.encoder if first is not None else None
+    state = _state(outputs, restart, _identity(config, clips, followed, initial, table))
+    module = _module(config, clips, machine, followed, initial, table, bad_files)
     module.first_step = state.step
     # Of several processes, Lightning starts the others with the same command.
     is_main = getattr(rank_zero_only, "rank", 0) == 0
@@ -156,10 +164,24 @@ def pretrain(
     _say_beginning(say, config, clips, module, state, bad_files)
     stopper = _fit(module, outputs, machine, state, say)
     step = module.trainer.global_step
-    result = Result(outputs.weights, step, config.steps, stopper.interrupted, bad_files, is_main)
+    result = Result(
+        outputs.weights, config.encoder, step, config.steps, stopper.interrupted, bad_files, is_main
+    )
     if is_main:
-        _write(module, outputs, result, _facts(config, clips, step, teacher, features))
+        _write(module, outputs, result, _facts(config, clips, step, teacher, start, features))
     return result
+
+
+def _starting_from(model: ByolsModel, config: PretrainConfig) -> PretrainConfig:
+    """The config with what the weights decide."""
+    encoder = model.encoder
+    statistics = config.statistics or model.statistics
+    return replace(
+        config,
+        encoder=encoder.name,
+        encoder_config=encoder.config,
+        statistics=None if statistics is None else (statistics[0], statistics[1]),
+    )
 
 
 def _silent(_: str) -> None:
@@ -183,14 +205,19 @@ class _State:
 
 
 def _identity(
-    config: PretrainConfig, clips: list[Clip], teacher: Encoder | None, table: FeatureTable | None
+    config: PretrainConfig,
+    clips: list[Clip],
+    teacher: Encoder | None,
+    start: Encoder | None,
+    table: Features | None,
 ) -> dict[str, Any]:
     """What must be the same when a training is resumed."""
     return {
         "config": config.as_dict(),
         "corpus": fingerprint(clips),
         "teacher": weights_sha256(teacher) if teacher else None,
-        "features": hashlib.sha256(table.values.numpy().tobytes()).hexdigest() if table else None,
+        "start": weights_sha256(start) if start else None,
+        "features": table.identity if table else None,
     }
 
 
@@ -216,8 +243,8 @@ def _check_same(path: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
         for name, value in now["config"].items()
         if begun["config"].get(name) != value
     ]
-    others = ("corpus", "teacher", "features")
-    changes += [f"{name}: not the same" for name in others if begun[name] != now[name]]
+    others = ("corpus", "teacher", "start", "features")
+    changes += [f"{name}: not the same" for name in others if begun.get(name) != now[name]]
     if changes:
         raise CheckpointError(
             f"{path} was begun in another way: {'; '.join(changes)}. Give another output, the same options "
@@ -230,7 +257,8 @@ def _module(
     clips: list[Clip],
     machine: Machine,
     teacher: Encoder | None,
-    table: FeatureTable | None,
+    start: Encoder | None,
+    table: Features | None,
     bad_files: list[tuple[str, str]],
 ) -> PretrainModule:
     def on_error(name: str, reason: str) -> None:
@@ -239,7 +267,7 @@ def _module(
     crops = Crops(clips, config.n_samples, config.batch_size, config.seed)
     cache_bytes = int(machine.cache_gb * 1e9 / machine.devices)
     reader = CropReader(crops, cache_bytes, on_error)
-    return PretrainModule(config, reader, table, teacher)
+    return PretrainModule(config, reader, table, teacher, start)
 
 
 def _draw_first_views(config: PretrainConfig, reader: CropReader, picture: Path) -> None:
@@ -333,6 +361,7 @@ def _facts(
     clips: list[Clip],
     step: int,
     teacher: str | Path | None,
+    start: str | Path | None,
     features: str | None,
 ) -> dict[str, Any]:
     """What a person who finds the weights would ask."""
@@ -347,6 +376,7 @@ def _facts(
             "sha256": fingerprint(clips),
         },
         "teacher": Path(teacher).name if teacher else None,
+        "start": Path(start).name if start else None,
         "features": Path(features).name if features else None,
         "command": " ".join(sys.argv[1:]) if Path(sys.argv[0]).stem == "serab-byols" else None,
     }

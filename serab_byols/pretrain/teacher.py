@@ -7,49 +7,9 @@ from torch import nn
 
 from serab_byols.encoders import Encoder
 from serab_byols.pretrain.config import PretrainConfig
-from serab_byols.pretrain.distributed import averaged, full
+from serab_byols.pretrain.distributed import full
 from serab_byols.pretrain.frames import Teacher
-
-N_BATCHES_TO_LEARN = 100
-"""After so many the scale of every one of the teacher's numbers is taken as known."""
-
-SMALLEST_SHARE = 0.1
-"""Of the mean scale: numbers that hardly ever vary must not count more than all others together."""
-
-
-EPS = 1e-6
-
-
-class Scale(nn.Module):
-    """Standard deviation of every number of a teacher's output, learnt from the first batches."""
-
-    n_batches: torch.Tensor
-    mean: torch.Tensor
-    var: torch.Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("n_batches", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("var", torch.zeros(size))
-
-    @torch.no_grad()
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Take in values (..., size) and return the scale (size,)."""
-        if int(self.n_batches) < N_BATCHES_TO_LEARN:
-            self._learn(values.reshape(-1, values.shape[-1]))
-        std = self.var.sqrt()
-        return std.clamp_min(SMALLEST_SHARE * float(std.mean()) + EPS)
-
-    def _learn(self, values: torch.Tensor) -> None:
-        """Chan, Golub and LeVeque (1983): the difference of large squares would lose a small variance."""
-        mean = averaged(values.mean(0))
-        var = averaged((values - mean).square().mean(0))
-        self.n_batches += 1
-        share = 1 / int(self.n_batches)
-        delta = mean - self.mean
-        self.mean += share * delta
-        self.var.copy_((1 - share) * (self.var + share * delta.square()) + share * var)
+from serab_byols.pretrain.statistics import Scale
 
 
 class Distillation(nn.Module):

@@ -163,12 +163,22 @@ class Views(nn.Module):
         self.norm = RunningNorm(n_to_learn, config.fixed_statistics)
         self.augment = Augment(config)
 
-    @torch.no_grad()
     def forward(self, waveforms: torch.Tensor, draws: Draws) -> list[torch.Tensor]:
+        return self.of(self.log_mel(waveforms, draws), draws)
+
+    @torch.no_grad()
+    def log_mel(self, waveforms: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Normalised log-mels (b, 64, T), which the running statistics take in."""
         with torch.autocast(waveforms.device.type, enabled=False):
             if self.config.silence_probability:
                 waveforms = silence_ends(waveforms, draws, self.config.silence_probability)
-            views = self.augment(self.norm(self.frontend(waveforms)), draws)
+            return self.norm(self.frontend(waveforms))
+
+    @torch.no_grad()
+    def of(self, log_mel: torch.Tensor, draws: Draws) -> list[torch.Tensor]:
+        """Views of normalised log-mels, which the memory takes in."""
+        with torch.autocast(log_mel.device.type, enabled=False):
+            views = self.augment(log_mel, draws)
             if self.config.post_norm:
                 views = standardized_together(views)
         return [view[:, None] for view in views]

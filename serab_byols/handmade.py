@@ -1,0 +1,58 @@
+"""Log-mel and MFCC statistics: what a sound is like over time, in numbers that nobody trained.
+
+Of the 64 log-mel bands, of 20 mel-frequency cepstral coefficients (Davis and Mermelstein, 1980), and
+of the differences of both from frame to frame. A baseline for the probe, and something to predict in
+pretraining.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from serab_byols.frontend import N_MELS
+
+N_MFCC = 20
+N_STATISTICS = (N_MELS + N_MFCC) * 7
+
+STATISTICS = (
+    f"mean, standard deviation, minimum, median and maximum over time of {N_MELS} log-mel bands and "
+    f"{N_MFCC} MFCCs; mean absolute value and standard deviation of their differences"
+)
+
+
+def log_mel_statistics(log_mel: torch.Tensor) -> torch.Tensor:
+    """Seven statistics over time of 84 bands and coefficients.
+
+    Args:
+        log_mel: (B, 64, T), float32 or float64, T of at least 1.
+
+    Returns:
+        (B, 588) in the same precision; of a single frame, its differences count as zero.
+    """
+    cosines = _cosines().to(log_mel)
+    rows = torch.cat([log_mel, cosines @ log_mel], dim=1)  # (B, 84, T)
+    changes = rows.diff(dim=2) if rows.shape[2] > 1 else torch.zeros_like(rows)
+    ordered = rows.sort(dim=2).values
+    middle = (rows.shape[2] - 1) / 2
+    median = (ordered[:, :, math.floor(middle)] + ordered[:, :, math.ceil(middle)]) / 2
+    statistics = [
+        rows.mean(dim=2),
+        rows.std(dim=2, correction=0),
+        ordered[:, :, 0],
+        median,
+        ordered[:, :, -1],
+        changes.abs().mean(dim=2),
+        changes.std(dim=2, correction=0),
+    ]
+    return torch.cat(statistics, dim=1)
+
+
+def _cosines() -> torch.Tensor:
+    """The first rows (20, 64) of the orthonormal discrete cosine transform, type II."""
+    mel = torch.arange(N_MELS, dtype=torch.float64) + 0.5
+    order = torch.arange(N_MFCC, dtype=torch.float64)[:, None]
+    matrix = torch.cos(math.pi / N_MELS * order * mel) * math.sqrt(2 / N_MELS)
+    matrix[0] /= math.sqrt(2)
+    return matrix
