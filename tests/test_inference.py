@@ -16,6 +16,7 @@ from serab_byols import (
 from serab_byols.errors import InvalidInputError
 from serab_byols.inference import PooledRunner, Runner, make_runner
 from serab_byols.inference.audiontt import AudioNTTRunner
+from serab_byols.inference.clstm import CLSTMRunner
 from serab_byols.inference.cvt import MAX_COLUMNS
 from serab_byols.inference.plain import PlainRunner
 
@@ -237,30 +238,39 @@ def test_a_scene_too_long_for_attention_is_refused_before_memory_runs_out():
     ("frame_ms", "hop_ms"),
     [(1000, 50), (1000, 10), (950, 25), (1003, 50), (999, 40), (500, 20), (380, 25), (330, 10), (1010, 110)],
 )
-@pytest.mark.parametrize("n_samples", [16000, 27777])
-def test_shared_features_equal_those_of_frames_cut_first(monkeypatch, frame_ms, hop_ms, n_samples):
-    model = recipe_model("default512")
+@pytest.mark.parametrize(
+    ("variant", "runner", "n_samples"),
+    [
+        ("default512", AudioNTTRunner, 16000),
+        ("default512", AudioNTTRunner, 27777),
+        ("clstm", CLSTMRunner, 17777),
+    ],
+)
+def test_shared_features_equal_those_of_frames_cut_first(
+    monkeypatch, variant, runner, n_samples, frame_ms, hop_ms
+):
+    model = recipe_model(variant)
     clip = voice(6, n_samples)[None]
     n_shared = []
-    as_it_was = AudioNTTRunner._shared
+    as_it_was = runner._shared
     monkeypatch.setattr(
-        AudioNTTRunner,
-        "_shared",
-        lambda self, frames: n_shared.append(len(frames)) or as_it_was(self, frames),
+        runner, "_shared", lambda self, frames: n_shared.append(len(frames)) or as_it_was(self, frames)
     )
     embeddings, _ = get_timestamp_embeddings(clip, model, frame_ms, hop_ms)
     assert sum(n_shared) == embeddings.shape[1]
-    monkeypatch.setattr(AudioNTTRunner, "frames", Runner.frames)
+    monkeypatch.setattr(runner, "frames", Runner.frames)
     assert_close_to_peak(embeddings, get_timestamp_embeddings(clip, model, frame_ms, hop_ms)[0])
 
 
+@pytest.mark.parametrize(("variant", "runner"), [("default512", AudioNTTRunner), ("clstm", CLSTMRunner)])
 @pytest.mark.parametrize(
-    ("frame_ms", "hop_ms"), [(1000, 33.3), (200, 10), (1000, 990), (70, 10), (1000, 1.0625)]
+    ("frame_ms", "hop_ms"), [(1000, 33.3), (200, 10), (1000, 990), (90, 10), (1000, 1.0625)]
 )
-def test_frames_with_little_in_common_are_computed_apart(monkeypatch, frame_ms, hop_ms):
-    model = recipe_model("default512")
-    monkeypatch.setattr(AudioNTTRunner, "_shared", lambda self, frames: pytest.fail("shared"))
-    embeddings, _ = get_timestamp_embeddings(voice(6, 8000)[None], model, frame_ms, hop_ms)
+def test_frames_with_little_in_common_are_computed_apart(monkeypatch, variant, runner, frame_ms, hop_ms):
+    model = recipe_model(variant)
+    monkeypatch.setattr(runner, "_shared", lambda self, frames: pytest.fail("shared"))
+    clip = voice(6, 8000 if hop_ms > 2 else 600)[None]
+    embeddings, _ = get_timestamp_embeddings(clip, model, frame_ms, hop_ms)
     assert embeddings.isfinite().all()
 
 

@@ -9,16 +9,14 @@ import torch.nn.functional as F
 
 from serab_byols.encoders import AudioNTT
 from serab_byols.frames import FrameBatch
-from serab_byols.frontend import HOP_SAMPLES
 from serab_byols.inference.base import PooledRunner, as_image, folded, max_pool_2x2, mel_major
-from serab_byols.inference.shared import is_worth_sharing, shared_steps
+from serab_byols.inference.shared import shared_steps, sharing_groups
 
 CONVOLVED_COLUMNS = 1000
 """Log-mel columns that go through the convolutions together, so that their output stays in the cache."""
 
 
-MAX_GRIDS = 4
-"""Frames on more grids of log-mel columns than this have too little in common."""
+_KERNELS = (3, 3, 3)
 
 
 class AudioNTTRunner(PooledRunner):
@@ -46,12 +44,8 @@ class AudioNTTRunner(PooledRunner):
         return self._linear(x)
 
     def frames(self, frames: FrameBatch) -> torch.Tensor:
-        if is_worth_sharing(frames):
-            return self._shared(frames)
-        # A hop of 25 ms is 2.5 columns: every other frame lies on a grid of columns of its own.
-        grids = frames.starts % HOP_SAMPLES
-        groups = [(grids == grid).nonzero()[:, 0] for grid in grids.unique()]
-        if len(groups) > MAX_GRIDS or not all(is_worth_sharing(frames[group]) for group in groups):
+        groups = sharing_groups(frames, _KERNELS)
+        if groups is None:
             return super().frames(frames)
         embeddings = torch.cat([self._shared(frames[group]) for group in groups])
         return embeddings[torch.cat(groups).argsort()]

@@ -1,11 +1,12 @@
-"""AudioNTT on overlapping frames, each feature that frames share computed once.
+"""Convolutions and poolings of overlapping frames, each feature that frames share computed once.
 
-At the default hop a frame begins 5 log-mel columns after the one before, and all but its edges see the
-same 101 columns shifted. Three poolings by two make a feature depend on where its frame begins modulo 2, 4
-and 8 columns, so shared features are computed at every column, by convolutions dilated by 1, 2 and 4
-(as in the a-trous algorithm), and a frame picks those at its own columns. Only the features that the
-padding at a frame's edges can reach, two at the left and one or two at the right of every level, are
-computed frame by frame, from shared neighbours.
+For encoders that begin with convolutions, padded by one column on either side, each followed by a pooling
+by two: AudioNTT and CLSTM. At the default hop a frame begins 5 log-mel columns after the one before, and
+all but its edges see the same 101 columns shifted. Poolings by two make a feature depend on where its
+frame begins modulo 2, 4 and 8 columns, so shared features are computed at every column, by convolutions
+dilated by 1, 2 and 4 (as in the a-trous algorithm), and a frame picks those at its own columns. Only the
+features that the padding at a frame's edges can reach, two at the left and one or two at the right of
+every level, are computed frame by frame, from shared neighbours.
 
 Time comes before mel here, (batch, channel, time, mel), channels innermost in memory, so that a
 column is one piece of memory to pick.
@@ -13,6 +14,7 @@ column is one piece of memory to pick.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +22,18 @@ import torch.nn.functional as F
 
 from serab_byols.frames import FIRST_INNER, FrameBatch
 from serab_byols.frontend import HOP_SAMPLES
+from serab_byols.inference.base import one_channel_convolution
 
 N_LEFT = FIRST_INNER
 """Features at a frame's left edge that are its own, the same number at every level: if columns 0 and 1
 are, then so are the features 0 and 1 that see them."""
 
 _WORTH_IT = 0.5
+_WIDE = 9
+"""Weights of a channel; a convolution with more, of one channel, is faster as a matrix product."""
+
+_MAX_GRIDS = 4
+"""Frames on more grids of log-mel columns than this have too little in common."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +60,36 @@ class _Level:
         return self.shared[columns[:, None] + self.stride * features]
 
 
-def is_worth_sharing(frames: FrameBatch) -> bool:
-    """Whether frames lie on one grid of columns, and close enough that sharing saves work."""
-    if not frames.can_share or len(frames) < 2:
-        return False
-    offsets = frames.starts - frames.starts[0]
-    n_columns = int(offsets[-1]) // HOP_SAMPLES + frames.n_columns
+def sharing_groups(frames: FrameBatch, kernels: Sequence[int]) -> list[torch.Tensor] | None:
+    """Indices of frames that share features with each other; None where sharing does not pay.
+
+    A hop of 25 ms is 2.5 columns: every other frame lies on a grid of columns of its own.
+
+    Args:
+        frames: in order.
+        kernels: width in time of every convolution.
+    """
+    if not frames.can_share:
+        return None
+    grids = frames.starts % HOP_SAMPLES
+    groups = [(grids == grid).nonzero()[:, 0] for grid in grids.unique()]
+    if len(groups) > _MAX_GRIDS or not all(_pays(frames[group], kernels) for group in groups):
+        return None
+    return groups
+
+
+def _pays(frames: FrameBatch, kernels: Sequence[int]) -> bool:
+    """Whether frames on one grid of columns lie so close that sharing saves work."""
+    n_columns = int(frames.starts[-1] - frames.starts[0]) // HOP_SAMPLES + frames.n_columns
     last = frames.last_inner
-    for _ in range(3):
-        last = (last - 2) // 2
-    return (
-        bool((offsets % HOP_SAMPLES == 0).all())
-        and last >= N_LEFT
-        and n_columns <= _WORTH_IT * len(frames) * frames.n_columns
-    )
+    for kernel in kernels:
+        last = _last_shared(last, kernel)
+    return last >= N_LEFT and n_columns <= _WORTH_IT * len(frames) * frames.n_columns
+
+
+def _last_shared(last: int, kernel: int) -> int:
+    """After a convolution and a pooling by two: an output sees ``kernel - 2`` features to its right."""
+    return (last - (kernel - 2) - 1) // 2
 
 
 def shared_steps(
@@ -74,7 +98,8 @@ def shared_steps(
     """Steps of every frame after the convolutions.
 
     Returns:
-        Shared steps (U, 512), which of them every frame has (k, s), and the frame's own (k, e, 512).
+        Shared steps (U, C), which of them every frame has (k, s), and the frame's own (k, e, C): the
+        first ``N_LEFT`` come before the shared ones, the others after them.
     """
     columns = (frames.starts - frames.starts[0]) // HOP_SAMPLES
     level = _log_mel_level(frames, columns, convolutions[0][0].dtype)
@@ -103,11 +128,13 @@ def _log_mel_level(frames: FrameBatch, columns: torch.Tensor, dtype: torch.dtype
 
 def _next_level(level: _Level, columns: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> _Level:
     """Convolution, pooling by two in time and mel, ReLU."""
-    n_features, last_shared = level.n_features // 2, (level.last_shared - 2) // 2
+    kernel = weight.shape[2]
+    n_features = (level.n_features + 3 - kernel) // 2
+    last_shared = _last_shared(level.last_shared, kernel)
     device = columns.device
 
-    # Feature 2 * N_LEFT is the last that the left edge's own outputs see.
-    inner = torch.arange(N_LEFT, 2 * N_LEFT + 1, device=device)
+    # The outputs at the left edge, two of which become one, see so far.
+    inner = torch.arange(N_LEFT, 2 * N_LEFT + kernel - 2, device=device)
     left = torch.cat([level.left, level.pick(columns, inner)], dim=1)
     left = _convolved(left, weight, bias)[:, : 2 * N_LEFT]
 
@@ -130,7 +157,9 @@ def _next_level(level: _Level, columns: torch.Tensor, weight: torch.Tensor, bias
 
 
 def _convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dilation: int = 1) -> torch.Tensor:
-    """3x3 convolution of (b, T, M, C), dilated in time, zero-padded."""
+    """Convolution of (b, T, M, C), dilated in time, zero-padded by one feature."""
+    if weight[0].numel() > _WIDE and weight.shape[1] == 1 and dilation == 1:
+        return one_channel_convolution(x[..., 0], weight.flatten(1), bias, weight.shape[2])
     image = x.permute(0, 3, 1, 2)
     y = F.conv2d(image, weight, bias, padding=(dilation, 1), dilation=(dilation, 1))
     return y.permute(0, 2, 3, 1)
