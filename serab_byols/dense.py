@@ -43,7 +43,8 @@ def dense_frames(
             block = firsts[first : min(first + _FRAMES_AT_ONCE, n_ready)] - offset
             yield _pooled(buffer[int(block[0]) : int(block[-1]) + width], block - block[0], width)
         done = n_ready
-        keep = int(firsts[done]) - offset if done < n_frames else len(buffer)
+        # Where frames lie apart, the next one may start in steps yet to come.
+        keep = min(int(firsts[done]) - offset, len(buffer)) if done < n_frames else len(buffer)
         buffer, offset = buffer[keep:], offset + keep
 
 

@@ -22,10 +22,17 @@ def replaced_whole(path: Path) -> Iterator[Path]:
     try:
         yield scratch
         os.chmod(scratch, _mode_for(path))
+        flush_to_disk(scratch)
         os.replace(scratch, path)
     finally:
         with suppress(FileNotFoundError):
             scratch.unlink()
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the file's bytes are where a power cut cannot reach them."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _mode_for(path: Path) -> int:

@@ -97,6 +97,8 @@ class RunningStatistics:
         count = block.numel()
         if count == 0:
             return
+        if block.device.type == "mps":  # which has no float64
+            block = block.cpu()
         var, mean = torch.var_mean(block.double(), correction=0)
         delta = mean.item() - self.mean
         total = self.count + count

@@ -37,7 +37,10 @@ def frame_batches(
     source: BlockSource, model: ByolsModel, grid: FrameGrid, statistics: Statistics
 ) -> Iterator[FrameBatch]:
     """A clip's frames, in order, so many at a time that memory is bounded."""
-    frames_at_once = max(1, _COLUMNS_AT_ONCE // _columns(model, grid))
+    together = _COLUMNS_AT_ONCE // _columns(model, grid)
+    # Frames that lie apart must not keep the recording between them in memory.
+    in_a_stretch = int(_COLUMNS_AT_ONCE * HOP_SAMPLES / grid.hop_samples)
+    frames_at_once = max(1, min(together, in_a_stretch))
     for stretch, starts in stream_frames(source(), grid, frames_at_once):
         yield FrameBatch(
             front=model.frontend,

@@ -14,11 +14,15 @@ from serab_byols import (
     save_checkpoint,
 )
 from serab_byols.errors import InvalidInputError
+from serab_byols.framing import FrameGrid
 from serab_byols.inference import PooledRunner, Runner, make_runner
 from serab_byols.inference.audiontt import AudioNTTRunner
 from serab_byols.inference.clstm import CLSTMRunner
 from serab_byols.inference.cvt import MAX_COLUMNS
 from serab_byols.inference.plain import PlainRunner
+from serab_byols.normalization import Statistics
+from serab_byols.streaming import blocks_of
+from serab_byols.timestamps import frame_batches
 
 variants = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -158,10 +162,43 @@ def test_hooks_replaced_layers_and_subclasses_run_as_they_are():
     torch.testing.assert_close(get_scene_embeddings(clip, model), model(clip).detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_plain_runner_neither_trains_nor_changes_mode():
+def test_never_stale_within_one_autocast():
+    """Which keeps what it made of a parameter for as long as it lasts."""
+    torch.manual_seed(0)
+    clip = voice(1, 4000)[None]
+    for name, layer in (("default", "fc.3"), ("clstm", "fc_final.0"), ("cvt", "layers.0.0")):
+        model = create_model(name, **({"d": 16} if name == "default" else {}))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            before = get_scene_embeddings(clip, model)
+            model.encoder.get_submodule(layer).weight.data.mul_(3)
+            after = get_scene_embeddings(clip, model)
+        assert (after - before).abs().max() > 0.01 * before.abs().max(), name
+
+
+def test_layers_of_the_same_class_with_other_settings_run_as_they_are():
+    torch.manual_seed(0)
+    clip = voice(1, 4000)[None]
+    model = create_model("default", d=16)
+    model.encoder.features[0] = torch.nn.Conv2d(1, 64, 3, padding=1, padding_mode="reflect")
+    torch.testing.assert_close(get_scene_embeddings(clip, model), model(clip).detach())
+    model = create_model("default", d=16)
+    model.encoder.features[1] = torch.nn.BatchNorm2d(64, affine=False).eval()
+    torch.testing.assert_close(get_scene_embeddings(clip, model), model(clip).detach())
+
+
+def hooked(encoder):
+    encoder.features[0].register_forward_hook(lambda *_: None)
+
+
+def with_a_forward_of_its_own(encoder):
+    encoder.forward = encoder.forward  # as wrappers of a module do
+
+
+@pytest.mark.parametrize("change", [hooked, with_a_forward_of_its_own])
+def test_plain_runner_neither_trains_nor_changes_mode(change):
     torch.manual_seed(0)
     model = create_model("default", d=16)
-    model.encoder.features[0].register_forward_hook(lambda *_: None)
+    change(model.encoder)
     clip = voice(1, 4000)[None]
     expected = get_scene_embeddings(clip, model)
     model.train()
@@ -314,6 +351,26 @@ def test_dense_takes_any_grid(frame_ms, hop_ms, n_samples):
     assert dense.shape == exact.shape
     assert torch.equal(times, exact_times)
     assert dense.isfinite().all()
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_frames_far_apart_are_some_of_those_that_lie_close(dense):
+    """On a clip that goes through in several blocks and chunks."""
+    model = create_model("default", d=8, normalization=(-6.0, 5.0))
+    clip = voice(2, 16000 * 60)[None]
+    close, _ = get_timestamp_embeddings(clip, model, 500, 1000, dense=dense)
+    apart, times = get_timestamp_embeddings(clip, model, 500, 8000, dense=dense)
+    assert times[0].tolist() == [8000.0 * k for k in range(8)]
+    assert_close_to_peak(apart, close[:, ::8])
+
+
+@pytest.mark.parametrize("hop_ms", [20, 5_000, 60_000])
+def test_a_batch_of_frames_holds_a_stretch_of_bounded_length(hop_ms):
+    model, grid = create_model("default", d=8), FrameGrid(1000.0, float(hop_ms), 16000)
+    clip = torch.zeros(16000 * 600)
+    batches = list(frame_batches(lambda: blocks_of(clip), model, grid, Statistics(0.0, 1.0)))
+    assert sum(map(len, batches)) == grid.n_frames(len(clip))
+    assert max(len(batch.stretch) for batch in batches) < 16000 * 180
 
 
 @pytest.mark.parametrize("name", ["clstm", "cvt"])

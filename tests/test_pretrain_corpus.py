@@ -64,7 +64,7 @@ def test_what_is_given_several_times_is_drawn_from_as_often(folder):
 def test_crops_of_a_long_clip_are_from_all_of_it(folder):
     """In the published training a sign was reversed and every crop was the first of its clip."""
     a_reader = reader(scan([str(folder / "c.wav")], quiet))
-    starts = np.array([a_reader.read(0, place)[0] for place in np.linspace(0, 1 - 1e-9, 200)]) * 32768
+    starts = np.array([a_reader.read(0, place)[1][0] for place in np.linspace(0, 1 - 1e-9, 200)]) * 32768
     assert starts.min() == 0
     assert starts.max() == 16000 - CROP
     np.testing.assert_allclose(starts, np.linspace(0, 16000 - CROP, 200), atol=70)
@@ -130,7 +130,7 @@ def test_of_a_long_recording_only_the_crop_is_decoded(tmp_path):
     a_reader = reader(scan([str(path)], quiet))
     for place in (0.0, 0.4, 0.9999):
         first = round(place * (n_samples - CROP))
-        np.testing.assert_allclose(a_reader.read(0, place), ramp[first : first + CROP], atol=1e-6)
+        np.testing.assert_allclose(a_reader.read(0, place)[1], ramp[first : first + CROP], atol=1e-6)
     assert not a_reader._kept
 
 
@@ -138,7 +138,7 @@ def test_other_rates_and_channels_become_mono_at_16_khz(tmp_path):
     time_s = np.arange(44100) / 44100
     stereo = np.stack([np.sin(2 * np.pi * 440 * time_s), np.zeros(44100)], axis=1)
     a_reader = reader(scan([str(write(tmp_path / "s.wav", stereo, 44100))], quiet))
-    crop = a_reader.read(0, 0.5)
+    _, crop = a_reader.read(0, 0.5)
     assert crop.shape == (CROP,)
     assert np.abs(np.fft.rfft(crop)).argmax() == 440 * CROP // RATE
     assert 0.45 < np.abs(crop).max() < 0.55
@@ -148,7 +148,7 @@ def test_a_list_gives_segments(folder):
     (folder / "list.csv").write_text("path,start,end\nc.wav,0.25,0.75\n")
     (clip,) = scan([str(folder / "list.csv")], quiet)
     assert (clip.start_s, clip.end_s, clip.duration_s) == (0.25, 0.75, 0.5)
-    assert reader([clip]).read(0, 0.0)[0] == 4000 / 32768
+    assert reader([clip]).read(0, 0.0)[1][0] == 4000 / 32768
 
 
 def test_bad_files_are_told_and_left_out(folder):
@@ -173,9 +173,28 @@ def test_a_clip_that_cannot_be_decoded_is_replaced_by_the_next_and_told_once(fol
     broken.unlink()
     told = []
     a_reader = reader(clips, on_error=lambda *error: told.append(error))
-    np.testing.assert_array_equal(a_reader.read(1, 0.3), a_reader.read(2, 0.3))
+    (number, crop), (_, of_the_next) = a_reader.read(1, 0.3), a_reader.read(2, 0.3)
+    np.testing.assert_array_equal(crop, of_the_next)
+    assert number == 2  # the clip whose features the crop has
     a_reader.read(1, 0.6)
     assert [name for name, _ in told] == [str(broken)]
+
+
+def test_what_a_crop_is_does_not_depend_on_what_was_read_before(tmp_path):
+    """Of a long recording that is damaged at its end, the beginning stays what it is."""
+    noise = np.random.default_rng(0).standard_normal(RATE * 50).astype(np.float32) * 0.1
+    whole = write(tmp_path / "a.flac", noise)
+    write(tmp_path / "b.wav", np.zeros(RATE * 2, np.float32))
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    clips = scan([str(tmp_path)], quiet)
+    told = []
+    a_reader = reader(clips, on_error=lambda *error: told.append(error))
+    before = a_reader.read(0, 0.1)
+    assert (before[0], a_reader.read(0, 0.9)[0]) == (0, 1)
+    after = a_reader.read(0, 0.1)
+    assert after[0] == 0
+    np.testing.assert_array_equal(before[1], after[1])
+    assert [name for name, _ in told] == [str(whole)]
 
 
 def test_nothing_left_to_decode_is_an_error(tmp_path):

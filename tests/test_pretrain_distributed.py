@@ -40,7 +40,9 @@ def module_of(name: str) -> PretrainModule:
     )
     clips = [Clip(Segment(str(k), Path(str(k))), 0.0, 1.0) for k in range(N_ALL)]
     reader = CropReader(Crops(clips, config.n_samples, N_ALL, 0), 0, print)
-    table = FeatureTable(torch.randn(N_ALL, 5, generator=torch.Generator().manual_seed(3)).numpy())
+    features = torch.randn(N_ALL, 5, generator=torch.Generator().manual_seed(3))
+    features[:3] = float("nan")  # unknown for most of one process's clips, known for the other's
+    table = FeatureTable(features.numpy())
     torch.manual_seed(5)
     return PretrainModule(config, reader, table, create_encoder("default", d=6))
 

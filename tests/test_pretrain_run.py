@@ -107,6 +107,10 @@ def test_it_begins_with_the_weights_of_init(finished, folder, tmp_path, capsys):
     capsys.readouterr()
     assert main([*command, "--init", str(other)]) == EXIT_USAGE
     assert "start: not the same" in capsys.readouterr().err
+    before = weights.read_bytes()
+    assert main([*command, "--init", str(weights)]) == EXIT_USAGE
+    assert "it would be lost" in capsys.readouterr().err
+    assert weights.read_bytes() == before
     assert main([*command, "--init", str(finished), "--size", "4"]) == EXIT_USAGE
     assert "decided by the weights of --init" in capsys.readouterr().err
 
@@ -230,6 +234,27 @@ def test_hybrid_of_the_crops_own_statistics_resumes_exactly(folder, tmp_path):
     assert same(state_of(stopped), state_of(weights))
 
 
+def test_what_could_not_be_decoded_stays_listed_when_resumed(folder, tmp_path, capsys):
+    """Its header is whole, so that only the training finds out."""
+    noise = np.random.default_rng(0).standard_normal(8000).astype(np.float32) * 0.1
+    bad = write(tmp_path / "bad.flac", noise)
+    bad.write_bytes(bad.read_bytes()[:6000])
+    weights = tmp_path / "a.safetensors"
+    command = ["pretrain", str(folder), str(bad), "-o", str(weights), "--steps", "8", *TINY]
+    assert main(command) == EXIT_BAD_FILES
+    assert f"left out: {bad}" in capsys.readouterr().err
+    main(command)
+    assert weights.with_suffix(".errors.csv").read_text().count(str(bad)) >= 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"step,loss\n", b"step,loss\n0,1\n\x00\x00\xff"])
+def test_a_damaged_log_does_not_keep_a_training_from_going_on(tmp_path, damage):
+    log = tmp_path / "a.log.csv"
+    log.write_bytes(damage)
+    keep_rows_before(log, 5)
+    assert not log.exists() or log.read_text() == "step,loss\n0,1\n"
+
+
 def test_views_are_drawn_and_change_nothing(finished, folder, tmp_path):
     weights, picture = tmp_path / "a.safetensors", tmp_path / "v.png"
     command = ["pretrain", str(folder), "-o", str(weights), "--steps", "10", *TINY, "--views", str(picture)]
@@ -334,6 +359,13 @@ def test_bfloat16_trains(folder, tmp_path):
         (["-o", "a.safetensors", "--hybrid-weight", "1"], "--hybrid-weight needs --hybrid"),
         (["-o", "a.safetensors", "--encoder", "cvt", "--size", "8"], "--size is the width"),
         (["-o", "a.safetensors", "--steps", "0"], "steps must be at least 1"),
+        (["-o", "a.safetensors", "--seed", "-1"], "seed must be at least 0"),
+        (["-o", "a.safetensors", "--threads", "0"], "--threads must be at least 1"),
+        (["-o", "a.safetensors", "--devices", "0"], "devices must be at least 1"),
+        (["-o", "a.safetensors", "--checkpoint-steps", "0"], "checkpoint_steps must be at least 1"),
+        (["-o", "a.safetensors", "--devices", "2", "--strategy", "ddp_spawn"], "use 'ddp'"),
+        (["-o", "a.safetensors", "--precision", "16-mixed"], "use bf16-mixed"),
+        (["-o", "a.safetensors", "--accelerator", "abacus"], "Lightning cannot run this here"),
         (["-o", "a.safetensors", "--encoder-config", '{"colour": 1}'], "colour"),
     ],
 )

@@ -259,6 +259,15 @@ def test_a_parquet_table_is_the_same_table(tmp_path):
     assert torch.equal(tables[0].values, tables[1].values)
 
 
+@pytest.mark.parametrize("starts", [("0.0", "1.5"), ("0 days 00:00:00", "0 days 00:00:01.500000")])
+def test_a_table_of_segments_is_matched_by_start(tmp_path, starts):
+    rows = [f"a.wav,{start},9,{pitch}" for start, pitch in zip(starts, (100, 200))]
+    (tmp_path / "t.csv").write_text("\n".join(["file,start,end,pitch", *rows]))
+    clips = [Clip(Segment("a.wav", Path("a.wav"), start, None), 0.0, 1.0) for start in (1.5, None)]
+    table = load_features(str(tmp_path / "t.csv"), clips, print)
+    np.testing.assert_allclose(table.values, [[1], [-1]])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -151,6 +151,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--minutes", type=float, default=float("inf"), help="stop after so long, to be resumed"
     )
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
     group.add_argument("--restart", action="store_true", help="begin anew even if OUT.training.ckpt is there")
 
 
@@ -212,6 +213,8 @@ def _pretrain(options: argparse.Namespace) -> int:
     from serab_byols.pretrain import Machine, pretrain
 
     config = _config(options)
+    if options.threads is not None and options.threads < 1:
+        raise InvalidInputError(f"--threads must be at least 1, got {options.threads}")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     machine = Machine(
@@ -223,6 +226,7 @@ def _pretrain(options: argparse.Namespace) -> int:
         cache_gb=options.cache_gb,
         checkpoint_steps=options.checkpoint_steps,
         max_minutes=options.minutes,
+        bar=not options.quiet,
     )
     result = pretrain(
         options.inputs,

@@ -3,7 +3,8 @@
 A runner is made for every call from the weights as they are at that moment: batch norm is folded
 into convolutions, activations lie channels-last, ReLU comes after pooling where they commute, and
 batches are cut so that activations stay in the cache. Nothing is kept between calls, so no update
-of the weights can be missed; the caller's module is only read, so threads may share it.
+of the weights can be missed; weights are detached, since autocast keeps what it made of parameters that
+learn for as long as it lasts. The caller's module is only read, so threads may share it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from serab_byols.encoders import AudioNTT
 from serab_byols.frames import FrameBatch
 from serab_byols.inference.base import PooledRunner, as_image, folded, max_pool_2x2, mel_major
-from serab_byols.inference.shared import shared_steps, sharing_groups
+from serab_byols.inference.shared import in_groups, shared_steps
 
 CONVOLVED_COLUMNS = 1000
 """Log-mel columns that go through the convolutions together, so that their output stays in the cache."""
@@ -33,7 +33,7 @@ class AudioNTTRunner(PooledRunner):
         features: Any = encoder.features  # as built: convolutions at 0, 4, 8, norms at 1, 5, 9
         fc: Any = encoder.fc
         self._convolutions = [folded(features[i], features[i + 1]) for i in (0, 4, 8)]
-        self._linears = [(fc[i].weight, fc[i].bias) for i in (0, 3)]
+        self._linears = [(fc[i].weight.detach(), fc[i].bias.detach()) for i in (0, 3)]
 
     def n_steps(self, n_columns: int) -> int:
         return n_columns // self.stride
@@ -44,11 +44,7 @@ class AudioNTTRunner(PooledRunner):
         return self._linear(x)
 
     def frames(self, frames: FrameBatch) -> torch.Tensor:
-        groups = sharing_groups(frames, _KERNELS)
-        if groups is None:
-            return super().frames(frames)
-        embeddings = torch.cat([self._shared(frames[group]) for group in groups])
-        return embeddings[torch.cat(groups).argsort()]
+        return in_groups(frames, _KERNELS, self._shared, super().frames)
 
     def _shared(self, frames: FrameBatch) -> torch.Tensor:
         shared, which, own = shared_steps(frames, self._convolutions)

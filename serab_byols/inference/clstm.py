@@ -16,7 +16,7 @@ from serab_byols.inference.base import (
     mel_major,
     one_channel_convolution,
 )
-from serab_byols.inference.shared import N_LEFT, shared_steps, sharing_groups
+from serab_byols.inference.shared import N_LEFT, in_groups, shared_steps
 
 CONVOLVED_COLUMNS = 400
 """Log-mel columns that go through the convolutions together; the first makes 6 MB of every hundred."""
@@ -40,11 +40,13 @@ class CLSTMRunner(ConvolutionRunner):
         self._first = folded(conv[0], conv[1])
         self._second = folded(conv[4], conv[5])
         lstm: Any = encoder.bilstm
-        self._forward = [lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0]
-        self._backward_weight = lstm.weight_ih_l0_reverse
+        forward = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
+        self._forward = [parameter.detach() for parameter in forward]
+        self._backward_weight = lstm.weight_ih_l0_reverse.detach()
         self._backward_bias = lstm.bias_ih_l0_reverse + lstm.bias_hh_l0_reverse
         self._hidden = lstm.hidden_size
-        self._final: Any = encoder.fc_final[0]
+        final: Any = encoder.fc_final[0]
+        self._final = final.weight.detach(), final.bias.detach()
 
     def features(self, log_mel: torch.Tensor) -> torch.Tensor:
         size = max(1, CONVOLVED_COLUMNS // log_mel.shape[2])
@@ -69,11 +71,7 @@ class CLSTMRunner(ConvolutionRunner):
         return self._ended(hidden[0], last)
 
     def frames(self, frames: FrameBatch) -> torch.Tensor:
-        groups = sharing_groups(frames, _KERNELS)
-        if groups is None:
-            return super().frames(frames)
-        embeddings = torch.cat([self._shared(frames[group]) for group in groups])
-        return embeddings[torch.cat(groups).argsort()]
+        return in_groups(frames, _KERNELS, self._shared, super().frames)
 
     def _shared(self, frames: FrameBatch) -> torch.Tensor:
         """What the LSTM makes of its inputs is shared too; only its recurrence is every frame's own."""
@@ -94,7 +92,7 @@ class CLSTMRunner(ConvolutionRunner):
 
     def _ended(self, hidden: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
         """Embeddings (b, 1024) of the forward direction's state (b, 512) and the last step (b, 3584)."""
-        return F.relu(self._final(torch.cat([hidden, self._backward_step(last)], dim=1)))
+        return F.relu(F.linear(torch.cat([hidden, self._backward_step(last)], dim=1), *self._final))
 
     def _backward_step(self, last: torch.Tensor) -> torch.Tensor:
         """The backward direction after its first step (b, 512), from a zero state."""

@@ -46,8 +46,8 @@ class _Stage:
 
     def __init__(self, stage: Any) -> None:
         embedding, norm, transformer = stage
-        self.embedding = embedding
-        self.weight = channels_last(embedding.weight)
+        self.stride, self.padding = embedding.stride, embedding.padding
+        self.weight, self.bias = channels_last(embedding.weight.detach()), embedding.bias.detach()
         self.norm = _Norm(norm)
         self.layers = [
             (_Norm(attend.norm), _Attention(attend.fn), _Norm(feed.norm), _FeedForward(feed.fn))
@@ -55,8 +55,7 @@ class _Stage:
         ]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        embedding = self.embedding
-        x = F.conv2d(x, self.weight, embedding.bias, embedding.stride, embedding.padding)
+        x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
         rows = self.norm(x.permute(0, 2, 3, 1).contiguous())  # (b, M, T, C)
         for attention_norm, attention, feed_norm, feed_forward in self.layers:
             rows = attention(attention_norm(rows)).add_(rows)
@@ -72,7 +71,7 @@ class _Norm:
     """
 
     def __init__(self, norm: ChannelNorm) -> None:
-        self.gain, self.shift = norm.g.flatten(), norm.b.flatten()
+        self.gain, self.shift = norm.g.detach().flatten(), norm.b.detach().flatten()
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         normed, _, inverse_std = torch.native_layer_norm(rows, rows.shape[-1:], None, None, TINY)
@@ -86,7 +85,7 @@ class _Projection:
         depthwise, norm, pointwise = net
         self.stride, self.groups = depthwise.stride, depthwise.groups
         self.weight, self.bias = folded(depthwise, norm)
-        self.pointwise = pointwise.weight.flatten(1)
+        self.pointwise = pointwise.weight.detach().flatten(1)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(b, C, M, T) channels-last to rows (b, M', T', out)."""
@@ -98,7 +97,7 @@ class _Attention:
     def __init__(self, attention: Attention) -> None:
         self.q, self.kv = _Projection(attention.to_q.net), _Projection(attention.to_kv.net)
         out: Any = attention.to_out[0]
-        self.out_weight, self.out_bias = out.weight.flatten(1), out.bias
+        self.out_weight, self.out_bias = out.weight.detach().flatten(1), out.bias.detach()
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         x = rows.permute(0, 3, 1, 2)
@@ -118,7 +117,9 @@ class _FeedForward:
     def __init__(self, feed_forward: FeedForward) -> None:
         net: Any = feed_forward.net
         expand, contract = net[0], net[3]
-        self.layers = [(layer.weight.flatten(1), layer.bias) for layer in (expand, contract)]
+        self.layers = [
+            (layer.weight.detach().flatten(1), layer.bias.detach()) for layer in (expand, contract)
+        ]
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         (expand, expand_bias), (contract, contract_bias) = self.layers

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
+from types import MethodType
 
 import torch
 from torch import nn
 
 from serab_byols.encoders import Encoder, create_encoder
 from serab_byols.inference.base import Runner
+
+_METHODS = ("forward", "encode", "frame_features", "pooled")
+"""Set on a module itself, they replace what its class does."""
 
 
 class PlainRunner(Runner):
@@ -27,7 +31,13 @@ def eval_view(module: nn.Module) -> nn.Module:
     """A copy of a module tree in eval mode that shares parameters and buffers with the original."""
     # Not copy.copy: that is pickling, which some modules refuse.
     view = object.__new__(type(module))
-    view.__dict__ = dict(vars(module))
+    # A method that was set on the module itself is bound to it, and what it compiled runs it: neither
+    # would run the view.
+    view.__dict__ = {
+        name: MethodType(value.__func__, view) if getattr(value, "__self__", None) is module else value
+        for name, value in vars(module).items()
+        if name != "_compiled_call_impl"
+    }
     view._modules = {
         name: child if child is None else eval_view(child) for name, child in module._modules.items()
     }
@@ -41,18 +51,25 @@ def is_as_built(encoder: Encoder) -> bool:
     Only then is its arithmetic known; adapters, hooks, quantised or parametrised layers and the like
     must run as they are.
     """
-    layers = [(name, type(layer)) for name, layer in encoder.named_modules()]
-    return layers == _layers_as_built(encoder.name, json.dumps(encoder.config)) and not any(
+    return _layers(encoder) == _layers_as_built(encoder.name, json.dumps(encoder.config)) and not any(
         layer._forward_hooks
         or layer._forward_pre_hooks
-        or "forward" in vars(layer)
+        or any(name in vars(layer) for name in _METHODS)
         or (isinstance(layer, nn.BatchNorm2d) and layer.running_mean is None)
         for layer in encoder.modules()
     )
 
 
+def _layers(encoder: Encoder) -> list[tuple[str, type[nn.Module], str]]:
+    """Name, class and settings of every layer; those of dropout change nothing in eval mode."""
+    return [
+        (name, type(layer), "" if isinstance(layer, nn.Dropout) else layer.extra_repr())
+        for name, layer in encoder.named_modules()
+    ]
+
+
 @functools.lru_cache(maxsize=32)
-def _layers_as_built(name: str, config: str) -> list[tuple[str, type[nn.Module]]]:
+def _layers_as_built(name: str, config: str) -> list[tuple[str, type[nn.Module], str]]:
     with torch.device("meta"):
         encoder = create_encoder(name, **json.loads(config))
-    return [(layer_name, type(layer)) for layer_name, layer in encoder.named_modules()]
+    return _layers(encoder)

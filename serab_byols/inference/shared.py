@@ -14,7 +14,7 @@ column is one piece of memory to pick.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,8 +32,14 @@ _WORTH_IT = 0.5
 _WIDE = 9
 """Weights of a channel; a convolution with more, of one channel, is faster as a matrix product."""
 
+_COLUMNS_AT_ONCE = 2000
+"""Frames that begin within so many columns share; the first level of CLSTM makes 60 kB of each."""
+
 _MAX_GRIDS = 4
 """Frames on more grids of log-mel columns than this have too little in common."""
+
+
+RunFrames = Callable[[FrameBatch], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,22 +66,31 @@ class _Level:
         return self.shared[columns[:, None] + self.stride * features]
 
 
-def sharing_groups(frames: FrameBatch, kernels: Sequence[int]) -> list[torch.Tensor] | None:
-    """Indices of frames that share features with each other; None where sharing does not pay.
+def in_groups(
+    frames: FrameBatch, kernels: Sequence[int], shared: RunFrames, apart: RunFrames
+) -> torch.Tensor:
+    """Embeddings (k, D) of frames: of those that have enough in common by ``shared``, of others ``apart``.
 
     A hop of 25 ms is 2.5 columns: every other frame lies on a grid of columns of its own.
 
     Args:
         frames: in order.
         kernels: width in time of every convolution.
+        shared: for frames on one grid of columns.
+        apart: for any.
     """
-    if not frames.can_share:
-        return None
     grids = frames.starts % HOP_SAMPLES
-    groups = [(grids == grid).nonzero()[:, 0] for grid in grids.unique()]
-    if len(groups) > _MAX_GRIDS or not all(_pays(frames[group], kernels) for group in groups):
-        return None
-    return groups
+    if not frames.can_share or len(grids.unique()) > _MAX_GRIDS:
+        return apart(frames)
+    stretches = (frames.starts - frames.starts[0]) // (_COLUMNS_AT_ONCE * HOP_SAMPLES)
+    groups = [
+        ((grids == grid) & (stretches == stretch)).nonzero()[:, 0]
+        for stretch in stretches.unique()
+        for grid in grids[stretches == stretch].unique()
+    ]
+    parts = [frames[group] for group in groups]
+    embeddings = [(shared if _pays(part, kernels) else apart)(part) for part in parts]
+    return torch.cat(embeddings)[torch.cat(groups).argsort()]
 
 
 def _pays(frames: FrameBatch, kernels: Sequence[int]) -> bool:

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from serab_byols.errors import DivergedError
+from serab_byols.files import flush_to_disk, replaced_whole
 from serab_byols.pretrain.distributed import averaged
 from serab_byols.pretrain.module import PretrainModule
 
@@ -48,8 +49,6 @@ class CsvLog(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             keep_rows_before(self.path, trainer.global_step)
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self._began = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -57,10 +56,12 @@ class CsvLog(Callback):
             return
         assert isinstance(pl_module, PretrainModule)
         step = trainer.global_step - 1
-        seconds = time.perf_counter() - self._began
+        metrics = _metrics(pl_module)  # which waits for a GPU to be done
+        now = time.perf_counter()
+        seconds, self._began = now - self._began, now  # from step to step: waiting for audio counts
         row = {
             "step": step,
-            **{name: repr(value) for name, value in _metrics(pl_module).items()},
+            **{name: repr(value) for name, value in metrics.items()},
             "lr": repr(pl_module.config.lr * pl_module.config.lr_factor(step)),
             "crops_per_s": f"{pl_module.config.batch_size / seconds:.1f}",
         }
@@ -73,20 +74,22 @@ def keep_rows_before(path: Path, step: int) -> None:
     """Take away what a log says of ``step`` and later ones, which will come again."""
     if not path.exists():
         return
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    # A kill may have left half a row.
-    rows = [row for row in rows if len(row) == len(header) and int(row[0]) < step]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows] if rows else [])
+    # A kill or a power cut may have left half a row, or bytes that are no text.
+    lines = path.read_text(encoding="utf-8", errors="replace").replace("\0", "").splitlines()
+    header, *rows = list(csv.reader(lines)) or [[]]
+    rows = [row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) < step]
     if not rows:
         path.unlink()
+        return
+    with replaced_whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
 class Bar(Callback):
-    """A progress bar on a terminal."""
+    """A progress bar on a terminal, unless it is not wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: bool = True) -> None:
+        self._wanted = wanted
         self._bar: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,7 +97,7 @@ class Bar(Callback):
             total=trainer.max_steps,
             initial=trainer.global_step,
             unit="step",
-            disable=None if trainer.is_global_zero else True,
+            disable=None if self._wanted and trainer.is_global_zero else True,
         )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -188,12 +191,18 @@ class Checkpoints(Callback):
         trainer.should_stop = bool(averaged(wants_end) > 0)
         last = trainer.should_stop or trainer.global_step >= trainer.max_steps
         if last or trainer.global_step % self.every_steps == 0:
-            self._save(trainer)
+            self._save(trainer, pl_module)
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer, module: LightningModule) -> None:
+        # The loss was that of the weights before this step.
+        if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
+            raise DivergedError(
+                f"the weights became infinite or NaN at step {trainer.global_step}: try a lower learning rate"
+            )
         scratch = self.path.with_name(f".{self.path.name}.part")
         trainer.save_checkpoint(scratch)
         if trainer.is_global_zero:
+            flush_to_disk(scratch)
             os.replace(scratch, self.path)
 
     def teardown(self, *_: Any, **__: Any) -> None:

@@ -89,6 +89,7 @@ class PretrainConfig:
         _check_choice("ema_schedule", self.ema_schedule, SCHEDULES)
         for name in ("steps", "mixup_memory"):
             _check_range(name, getattr(self, name), 1)
+        _check_range("seed", self.seed, 0)
         # A batch normalisation needs two values to have a variance.
         _check_range("batch_size", self.batch_size, 2)
         _check_range("warmup_steps", self.warmup_steps, 0)

@@ -148,8 +148,11 @@ class CropReader:
         self._on_error = on_error
         self._lock = Lock()
 
-    def read(self, clip: int, place: float) -> np.ndarray:
-        """A crop as float32 (n_samples,); a clip that cannot be decoded is replaced by the next.
+    def read(self, clip: int, place: float) -> tuple[int, np.ndarray]:
+        """A crop as float32 (n_samples,), and the clip that it is from: the next if one cannot be decoded.
+
+        Which one it is depends on ``clip`` and ``place`` alone, not on what was read before: of a long
+        recording some places may be readable and others not.
 
         Raises:
             AudioFileError: a hundred clips in a row cannot be decoded.
@@ -157,15 +160,18 @@ class CropReader:
         n_clips = len(self.crops.clips)
         for step in range(min(n_clips, _MAX_SUBSTITUTES)):
             index = (clip + step) % n_clips
-            if index in self._bad:
+            if index in self._bad and self._is_decoded_whole(index):
                 continue
             try:
-                return self._crop(index, place)
+                return index, self._crop(index, place)
             except AudioFileError as error:
-                self._give_up(index, str(error))
+                self._note_bad(index, str(error))
         raise AudioFileError(f"{self.crops.clips[clip].segment.file} and those after it cannot be decoded")
 
-    def _give_up(self, index: int, reason: str) -> None:
+    def _is_decoded_whole(self, index: int) -> bool:
+        return self.crops.clips[index].duration_s <= DECODED_WHOLE_S
+
+    def _note_bad(self, index: int, reason: str) -> None:
         with self._lock:
             known = index in self._bad
             self._bad.add(index)
@@ -174,7 +180,7 @@ class CropReader:
 
     def _crop(self, index: int, place: float) -> np.ndarray:
         clip, n = self.crops.clips[index], self.crops.n_samples
-        if clip.duration_s > DECODED_WHOLE_S:
+        if not self._is_decoded_whole(index):
             crop_s = n / SAMPLE_RATE_HZ
             start_s = clip.start_s + place * (clip.duration_s - crop_s)
             return padded(decoded(clip, start_s, start_s + crop_s), n)
@@ -219,21 +225,22 @@ class CropBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         with ThreadPoolExecutor(N_DECODING_THREADS) as threads:
-            waiting: deque[tuple[list[int], list[Future[np.ndarray]]]] = deque()
+            waiting: deque[list[Future[tuple[int, np.ndarray]]]] = deque()
             try:
                 for step in range(self.first_step, self.n_steps):
                     waiting.append(self._submit(threads, step))
                     if len(waiting) > BATCHES_AHEAD:
-                        yield _batch(*waiting.popleft())
+                        yield _batch(waiting.popleft())
                 while waiting:
-                    yield _batch(*waiting.popleft())
+                    yield _batch(waiting.popleft())
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(self, threads: ThreadPoolExecutor, step: int) -> tuple[list[int], list[Future[np.ndarray]]]:
+    def _submit(self, threads: ThreadPoolExecutor, step: int) -> list[Future[tuple[int, np.ndarray]]]:
         places = self.reader.crops.places(step)[self.share.rows]
-        return [clip for clip, _ in places], [threads.submit(self.reader.read, *place) for place in places]
+        return [threads.submit(self.reader.read, *place) for place in places]
 
 
-def _batch(clips: list[int], crops: list[Future[np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(np.stack([crop.result() for crop in crops])), torch.tensor(clips)
+def _batch(reading: list[Future[tuple[int, np.ndarray]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    clips, crops = zip(*(one.result() for one in reading))
+    return torch.from_numpy(np.stack(crops)), torch.tensor(clips)

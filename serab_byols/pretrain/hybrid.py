@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from serab_byols.frontend import SAMPLE_RATE_HZ
 from serab_byols.handmade import N_STATISTICS, log_mel_statistics
 from serab_byols.pretrain.byol import Head
 from serab_byols.pretrain.corpus import N_DECODING_THREADS, Clip, OnError, decoded
-from serab_byols.pretrain.distributed import full
+from serab_byols.pretrain.distributed import averaged, full
 from serab_byols.pretrain.statistics import Scale
 
 COMPARE_2016 = "compare2016"
@@ -25,6 +27,8 @@ COMPARE_2016 = "compare2016"
 
 LOG_MEL_STATISTICS = "log-mel-statistics"
 """588 numbers of every crop; see :mod:`serab_byols.handmade`."""
+
+_TIMEDELTA = re.compile(r"(\d+) days?,? (\d+):(\d+):(\d+(?:\.\d+)?)")
 
 LARGEST_DEVIATION = 5.0
 """In standard deviations; functionals have outliers that a squared error would chase."""
@@ -81,9 +85,10 @@ class CropStatistics(nn.Module):
     def forward(self, clips: torch.Tensor, log_mel: torch.Tensor | None) -> torch.Tensor:
         """Numbers (B, 588) of normalised log-mels (B, 64, T)."""
         assert log_mel is not None
-        values = log_mel_statistics(log_mel)
-        scale = self.scale(values)
-        return ((values - self.scale.mean) / scale).clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
+        with torch.autocast(log_mel.device.type, enabled=False):
+            values = log_mel_statistics(log_mel)
+            scale = self.scale(values)
+            return ((values - self.scale.mean) / scale).clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
 
 
 Features = FeatureTable | CropStatistics
@@ -109,7 +114,8 @@ class Hybrid(nn.Module):
         """
         wanted = self.features(clips, log_mel)
         known = wanted.isfinite()
-        n_known = known.sum().clamp_min(1)
+        # Of all processes: each has its own number, and the mean of their means would not be the mean.
+        n_known = averaged(known.sum().float()).clamp_min(1e-6)
         errors = [
             (full(self.head(embedding)) - wanted).where(known, 0.0).square().sum() / n_known
             for embedding in online
@@ -122,8 +128,8 @@ def load_features(source: str, clips: Sequence[Clip], on_error: OnError) -> Feat
 
     Args:
         source: ``"log-mel-statistics"`` of the crops; ``"compare2016"``; or a ``.csv`` or ``.parquet``
-            file with a column ``file`` (or ``path``), as in the inputs or relative to the table, and
-            numbers in all other columns.
+            file with a column ``file`` (or ``path``), as in the inputs or relative to the table, ``start``
+            in seconds where the clips are segments (``end`` is not looked at), and numbers in all others.
         clips: of the corpus.
         on_error: told of clips without features, which then are trained without them.
 
@@ -167,11 +173,11 @@ def _opensmile_features(clips: Sequence[Clip], on_error: OnError) -> np.ndarray:
 
 
 def _table_features(path: Path, clips: Sequence[Clip], on_error: OnError) -> np.ndarray:
-    names, features = _read_table(path)
-    row_of: dict[str, int] = {}
-    for row, name in enumerate(names):
-        row_of[name] = row_of[str((path.parent / name).resolve())] = row
-    rows = [row_of.get(clip.segment.file, row_of.get(str(clip.segment.path.resolve()), -1)) for clip in clips]
+    keys, features = _read_table(path)
+    row_of: dict[tuple[str, int], int] = {}
+    for row, (name, start_ms) in enumerate(keys):
+        row_of[name, start_ms] = row_of[str((path.parent / name).resolve()), start_ms] = row
+    rows = [_row_of_clip(clip, row_of) for clip in clips]
     if max(rows) < 0:
         raise InvalidInputError(
             f"{path} has no row for any clip of the corpus, such as {clips[0].segment.file}"
@@ -183,20 +189,43 @@ def _table_features(path: Path, clips: Sequence[Clip], on_error: OnError) -> np.
     return np.concatenate([features, nothing])[rows]
 
 
-def _read_table(path: Path) -> tuple[list[str], np.ndarray]:
-    """Names (n,) and numbers (n, n_features), NaN where there is none."""
+def _row_of_clip(clip: Clip, row_of: dict[tuple[str, int], int]) -> int:
+    """-1 if the table has none."""
+    start_ms = _milliseconds(clip.segment.start_s)
+    names = (clip.segment.file, str(clip.segment.path.resolve()))
+    return next((row_of[name, start_ms] for name in names if (name, start_ms) in row_of), -1)
+
+
+def _milliseconds(start: object) -> int:
+    """Of seconds, a timedelta, or the text of one, as in openSMILE's tables; 0 where there is none."""
+    if start is None or start == "":
+        return 0
+    if isinstance(start, timedelta):
+        return round(start.total_seconds() * 1000)
+    match = _TIMEDELTA.fullmatch(str(start))
+    if match is None:
+        return round(float(start) * 1000)  # type: ignore[arg-type]
+    days, hours, minutes, seconds = (float(part) for part in match.groups())
+    return round((((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1000)
+
+
+def _read_table(path: Path) -> tuple[list[tuple[str, int]], np.ndarray]:
+    """Names and starts in ms (n,), and numbers (n, n_features), NaN where there is none."""
     columns = _parquet_columns(path) if path.suffix.lower() == ".parquet" else _csv_columns(path)
     name = next((name for name in ("file", "path") if name in columns), None)
     if name is None:
         raise InvalidInputError(f"{path} needs a column named 'file' or 'path'; it has {', '.join(columns)}")
     names = [str(value) for value in columns.pop(name)]
+    starts = columns.pop("start", [None] * len(names))
+    columns.pop("end", None)
     if not columns or not names:
         raise InvalidInputError(f"{path} has no features beside the column {name!r}, or no rows")
     try:
+        keys = [(name, _milliseconds(start)) for name, start in zip(names, starts)]
         numbers = [np.array([_number(value) for value in column]) for column in columns.values()]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{path} has a feature that is no number: {error}") from error
-    return names, np.stack(numbers, axis=1)
+    return keys, np.stack(numbers, axis=1)
 
 
 def _number(value: object) -> float:

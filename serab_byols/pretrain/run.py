@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from serab_byols.checkpoint import load_model, save_checkpoint, weights_sha256
@@ -44,6 +46,7 @@ class Machine:
         cache_gb: decoded audio kept in memory, in 10^9 bytes over all processes of a machine.
         checkpoint_steps: how often all that is needed to resume is saved.
         max_minutes: stop after so long, to be resumed.
+        bar: whether to draw a progress bar where stderr is a terminal.
     """
 
     accelerator: str = "cpu"
@@ -54,6 +57,21 @@ class Machine:
     cache_gb: float = 4.0
     checkpoint_steps: int = 500
     max_minutes: float = float("inf")
+    bar: bool = True
+
+    def __post_init__(self) -> None:
+        if self.devices < 1 and self.devices != -1:
+            raise InvalidInputError(f"devices must be at least 1, or -1 for all, got {self.devices}")
+        for name, least in (("n_nodes", 1), ("checkpoint_steps", 1), ("cache_gb", 0), ("max_minutes", 0)):
+            if not getattr(self, name) >= least:
+                raise InvalidInputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if any(way in self.strategy for way in ("fork", "spawn", "notebook")):
+            raise InvalidInputError(
+                f"strategy {self.strategy!r} starts processes from within this one, which would not see what "
+                "they learnt; use 'ddp'"
+            )
+        if self.accelerator == "cpu" and self.precision == "16-mixed":
+            raise InvalidInputError("precision 16-mixed is for GPUs; on a CPU use bf16-mixed")
 
 
 class Outputs:
@@ -143,6 +161,9 @@ def pretrain(
         DivergedError: the loss became infinite or NaN.
     """
     config, machine, outputs = config or PretrainConfig(), machine or Machine(), Outputs(Path(output))
+    for given in (start, teacher):
+        if given and _is_same_file(Path(given), outputs.weights):
+            raise InvalidInputError(f"{given} is what to learn from: give another output, it would be lost")
     first = load_model(start) if start else None
     if first is not None:
         config = _starting_from(first, config)
@@ -154,11 +175,11 @@ def pretrain(
     table = load_features(features, clips, lambda *error: bad_files.append(error)) if features else None
     initial = first.encoder if first is not None else None
     state = _state(outputs, restart, _identity(config, clips, followed, initial, table))
-    module = _module(config, clips, machine, followed, initial, table, bad_files)
-    module.first_step = state.step
     # Of several processes, Lightning starts the others with the same command.
     is_main = getattr(rank_zero_only, "rank", 0) == 0
     say = say if is_main else _silent
+    module = _module(config, clips, machine, followed, initial, table, bad_files, say)
+    module.first_step = state.step
     if views is not None and is_main:
         _draw_first_views(config, module.reader, Path(views))
     _say_beginning(say, config, clips, module, state, bad_files)
@@ -168,7 +189,10 @@ def pretrain(
         outputs.weights, config.encoder, step, config.steps, stopper.interrupted, bad_files, is_main
     )
     if is_main:
-        _write(module, outputs, result, _facts(config, clips, step, teacher, start, features))
+        facts = _facts(config, clips, step, teacher, start, features)
+        if first is not None:
+            facts["start_facts"] = first.training_facts
+        _write(module, outputs, result, facts, is_resumed=state.step > 0)
     return result
 
 
@@ -182,6 +206,10 @@ def _starting_from(model: ByolsModel, config: PretrainConfig) -> PretrainConfig:
         encoder_config=encoder.config,
         statistics=None if statistics is None else (statistics[0], statistics[1]),
     )
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _silent(_: str) -> None:
@@ -223,7 +251,8 @@ def _identity(
 
 def _state(outputs: Outputs, restart: bool, identity: dict[str, Any]) -> _State:
     if restart or not outputs.training.exists():
-        outputs.log.unlink(missing_ok=True)
+        for begun_before in (outputs.training, outputs.log):
+            begun_before.unlink(missing_ok=True)
         return _State(None, 0, identity)
     try:
         saved = torch.load(outputs.training, map_location="cpu", weights_only=True)
@@ -260,12 +289,14 @@ def _module(
     start: Encoder | None,
     table: Features | None,
     bad_files: list[tuple[str, str]],
+    say: Say,
 ) -> PretrainModule:
     def on_error(name: str, reason: str) -> None:
         bad_files.append((name, reason))
+        say(f"left out: {reason}")
 
     crops = Crops(clips, config.n_samples, config.batch_size, config.seed)
-    cache_bytes = int(machine.cache_gb * 1e9 / machine.devices)
+    cache_bytes = int(machine.cache_gb * 1e9 / max(machine.devices, 1))
     reader = CropReader(crops, cache_bytes, on_error)
     return PretrainModule(config, reader, table, teacher, start)
 
@@ -273,7 +304,7 @@ def _module(
 def _draw_first_views(config: PretrainConfig, reader: CropReader, picture: Path) -> None:
     """What the network would see of the first crops, were there statistics and crops to mix with."""
     places = reader.crops.places(0)
-    waveforms = torch.from_numpy(np.stack([reader.read(*place) for place in places]))
+    waveforms = torch.from_numpy(np.stack([reader.read(*place)[1] for place in places]))
     views = Views(config, n_to_learn=len(places))
     log_mel = views.norm(views.frontend(waveforms))
     views.augment.memory.add(log_mel)
@@ -308,24 +339,36 @@ def _fit(module: PretrainModule, outputs: Outputs, machine: Machine, state: _Sta
     stopper = Checkpoints(
         outputs.training, machine.checkpoint_steps, machine.max_minutes * 60, state.identity
     )
+    callbacks = [CsvLog(outputs.log), Bar(machine.bar), SpreadGuard(say), DivergenceGuard(), stopper]
     with _quiet_lightning():
-        trainer = Trainer(
+        trainer = _trainer(machine, module.config.steps, callbacks)
+        trainer.fit(module, ckpt_path=state.path, weights_only=True)
+    return stopper
+
+
+def _trainer(machine: Machine, n_steps: int, callbacks: list[Callback]) -> Trainer:
+    strategy: str | DDPStrategy = machine.strategy
+    if strategy == "ddp" or (strategy == "auto" and (machine.devices != 1 or machine.n_nodes > 1)):
+        # Buffers are the same in all processes as it is; the memory of mixup is large.
+        strategy = DDPStrategy(broadcast_buffers=False)
+    try:
+        return Trainer(
             accelerator=machine.accelerator,
             devices=machine.devices,
             num_nodes=machine.n_nodes,
-            strategy=machine.strategy,
+            strategy=strategy,
             precision=machine.precision,  # type: ignore[arg-type]
-            max_steps=module.config.steps,
+            max_steps=n_steps,
             max_epochs=-1,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            callbacks=[CsvLog(outputs.log), Bar(), SpreadGuard(say), DivergenceGuard(), stopper],
+            callbacks=callbacks,
         )
-        trainer.fit(module, ckpt_path=state.path, weights_only=True)
-    return stopper
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise InvalidInputError(f"Lightning cannot run this here: {error}") from error
 
 
 @contextmanager
@@ -382,7 +425,9 @@ def _facts(
     }
 
 
-def _write(module: PretrainModule, outputs: Outputs, result: Result, facts: dict[str, Any]) -> None:
+def _write(
+    module: PretrainModule, outputs: Outputs, result: Result, facts: dict[str, Any], is_resumed: bool
+) -> None:
     c = module.config
     encoder = create_encoder(c.encoder, **c.encoder_config)
     encoder.load_state_dict(module.encoder.state_dict())
@@ -391,10 +436,15 @@ def _write(module: PretrainModule, outputs: Outputs, result: Result, facts: dict
     if outputs.log.exists():
         with replaced_whole(outputs.curve) as scratch:
             draw_loss(outputs.log, scratch)
-    _write_errors(outputs.errors, result.bad_files)
+    _write_errors(outputs.errors, result.bad_files, is_resumed)
 
 
-def _write_errors(path: Path, bad_files: list[tuple[str, str]]) -> None:
+def _write_errors(path: Path, bad_files: list[tuple[str, str]], is_resumed: bool) -> None:
+    """List the bad files of all of the training: those that an earlier call found stay."""
+    if is_resumed and path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            earlier = [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2]
+        bad_files = list(dict.fromkeys([*earlier[1:], *bad_files]))
     if not bad_files:
         path.unlink(missing_ok=True)
         return
