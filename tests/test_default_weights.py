@@ -51,8 +51,10 @@ def test_a_card_tells_command_commit_data_and_scores(path):
     facts = read_checkpoint(path).training_facts
     # Line breaks and where commands may be continued are a matter of taste.
     command = re.sub(r"[\\\s]+", " ", card)
-    for part in ("--size 512", f"--steps {facts['recipe']['steps']}", f"--lr {facts['recipe']['lr']:g}"):
-        assert part in command.replace("2e-3", "0.002").replace("7e-4", "0.0007")
+    assert f"--size {facts['recipe']['encoder_config']['d']}" in command
+    for option in ("steps", "lr", "batch-size", "warmup-steps"):
+        given = [float(number) for number in re.findall(rf"--{option} (\S+)", command)]
+        assert facts["recipe"][option.replace("-", "_")] in given
     for word in (facts["commit"][:7], "CC BY-SA", "CC BY 4.0", "Apache-2.0", "CC0", "seed", "arabic_kws20"):
         assert word in card
 
