@@ -1,17 +1,29 @@
 """One task in a process of its own, whose peak memory is then that of the task.
 
-``python benchmarks/memory_task.py (array|scenes|timestamps) SECONDS [WAV]`` prints JSON.
+``python benchmarks/memory_task.py (array|scenes|timestamps|command) SECONDS [WAV]`` prints JSON.
 """
 
 import json
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from measure import peak_rss_bytes
 
-from serab_byols import create_model, embed_file, get_timestamp_embeddings
+from serab_byols import ByolsModel, create_model, embed_file, get_timestamp_embeddings, save_checkpoint
+from serab_byols.cli import main as cli
+
+
+def embedded_by_command(wav: str, model: ByolsModel) -> np.ndarray:
+    """``serab-byols embed --timestamps``; what comes of it is in a file, and nothing in memory."""
+    weights = save_checkpoint(model, Path(wav).with_suffix(".safetensors"))
+    table = Path(wav).with_suffix(".parquet")
+    arguments = ["embed", wav, "-o", str(table), "--timestamps", "--model", str(weights), "--quiet"]
+    if cli(arguments) != 0:
+        raise SystemExit("the command failed")
+    return np.empty((0, model.timestamp_embedding_size), np.float32)
 
 
 def main(task: str, duration_s: float, wav: str = "") -> None:
@@ -24,7 +36,9 @@ def main(task: str, duration_s: float, wav: str = "") -> None:
     before = peak_rss_bytes()
     start = time.perf_counter()
     arrays: list[torch.Tensor] | list[np.ndarray]
-    if task == "array":
+    if task == "command":
+        arrays = [embedded_by_command(wav, model)]
+    elif task == "array":
         embeddings, times = get_timestamp_embeddings(samples, model, frame_duration=1000, hop_size=50)
         arrays = [embeddings[0], times[0]]
     else:

@@ -363,8 +363,10 @@ def memory(settings: Settings) -> Section:
     with tempfile.TemporaryDirectory() as folder:
         wav = str(Path(folder) / "long.wav")
         _write_noise(wav, file_min * 60, 44100)
+        recording = f"{file_min} min WAV, 44.1 kHz stereo"
         for task in ("scenes", "timestamps"):
-            add(f"embed_file, {task}, {file_min} min WAV, 44.1 kHz stereo", task, file_min * 60, wav)
+            add(f"embed_file, {task}, {recording}", task, file_min * 60, wav)
+        add(f"serab-byols embed --timestamps, {recording}", "command", file_min * 60, wav)
     return section
 
 
@@ -378,18 +380,31 @@ def _write_noise(path: str, duration_s: int, sample_rate_hz: int) -> None:
 
 # ---- Folder ----------------------------------------------------------------------------------------
 
-FILE_S = 4.0
+
+@dataclass(frozen=True)
+class Files:
+    """A folder of noise: so many files, whose formats come in turn and whose lengths are drawn."""
+
+    what: str
+    n_files: int
+    sample_rate_hz: int = SAMPLE_RATE_HZ
+    n_channels: int = 1
+    endings: tuple[str, ...] = ("wav",)
+    shortest_s: float = 4.0
+    longest_s: float = 4.0
 
 
 def folder(settings: Settings) -> Section:
     """What reading files costs: a folder against the same audio in memory."""
-    kinds = {
-        "16 kHz mono WAV and FLAC": (settings.size(1000, 16), 16000, 1, ("wav", "flac")),
-        "44.1 kHz stereo MP3 and OGG": (settings.size(200, 8), 44100, 2, ("mp3", "ogg")),
-    }
+    n_few = settings.size(200, 8)
+    kinds = [
+        Files("4 s, 16 kHz mono WAV and FLAC", settings.size(1000, 16), endings=("wav", "flac")),
+        Files("2 to 6 s, 16 kHz mono WAV", n_few, shortest_s=2.0, longest_s=6.0),
+        Files("4 s, 44.1 kHz stereo MP3 and OGG", n_few, 44100, 2, ("mp3", "ogg")),
+    ]
     encoders = [name for name in settings.encoders if ENCODERS[name][0] == "default"]
     section = Section(
-        settings.title(f"folder: files of {FILE_S:g} s"),
+        settings.title("folder"),
         {
             "encoder": lambda row: row["encoder"],
             "files": lambda row: f"{row['n_files']} {row['files']}",
@@ -404,15 +419,15 @@ def folder(settings: Settings) -> Section:
             "the default encoder only: the slower the encoder, the less reading matters",
         ],
     )
-    for files, (n_files, sample_rate_hz, n_channels, endings) in kinds.items():
+    for files in kinds:
         with tempfile.TemporaryDirectory() as directory:
-            paths = _write_clips(Path(directory), n_files, sample_rate_hz, n_channels, endings)
+            paths = _write_clips(Path(directory), files)
             clips = [_decoded(path) for path in paths]
             for encoder in encoders:
-                _say(f"folder: {n_files} {files}, {encoder}")
+                _say(f"folder: {len(paths)} of {files.what}, {encoder}")
                 model = settings.model(encoder).to(settings.dtype)
                 measured = _read(paths, clips, model, settings)
-                section.rows.append({"encoder": encoder, "files": files, **measured})
+                section.rows.append({"encoder": encoder, "files": files.what, **measured})
     return section
 
 
@@ -438,16 +453,14 @@ def _read(paths: list[Path], clips: list[np.ndarray], model: ByolsModel, setting
     }
 
 
-def _write_clips(
-    directory: Path, n_files: int, sample_rate_hz: int, n_channels: int, endings: tuple[str, ...]
-) -> list[Path]:
-    """Clips of noise in the formats ``endings``, in turn."""
+def _write_clips(directory: Path, files: Files) -> list[Path]:
     generator = np.random.default_rng(0)
     paths = []
-    for i in range(n_files):
-        path = directory / f"{i:04}.{endings[i % len(endings)]}"
-        samples = generator.standard_normal((int(FILE_S * sample_rate_hz), n_channels), dtype=np.float32)
-        soundfile.write(path, samples * 0.05, sample_rate_hz)
+    for i in range(files.n_files):
+        path = directory / f"{i:04}.{files.endings[i % len(files.endings)]}"
+        n_samples = round(generator.uniform(files.shortest_s, files.longest_s) * files.sample_rate_hz)
+        samples = generator.standard_normal((n_samples, files.n_channels), dtype=np.float32)
+        soundfile.write(path, samples * 0.05, files.sample_rate_hz)
         paths.append(path)
     return paths
 

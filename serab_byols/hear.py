@@ -54,10 +54,14 @@ def get_scene_embeddings(audio: AudioBatch, model: ByolsModel) -> torch.Tensor:
             shared = averaged_statistics(scene_log_mel([clip], model) for clip in clips)
         runner = make_runner(model)
         embeddings = torch.empty(len(clips), model.scene_embedding_size, device=model.device)
-        for indices in _same_length_batches(clips):
-            log_mel = scene_log_mel([clips[i] for i in indices], model)
-            mean, std = _statistics(rule, log_mel) if shared is None else shared
-            embeddings[indices] = runner((log_mel - mean) / std)
+        for groups in _batches(clips):
+            log_mels = []
+            for indices in groups:
+                log_mel = scene_log_mel([clips[i] for i in indices], model)
+                mean, std = _statistics(rule, log_mel) if shared is None else shared
+                log_mels.append((log_mel - mean) / std)
+            for indices, embedded in zip(groups, runner.of_many(log_mels)):
+                embeddings[indices] = embedded
         return embeddings
 
 
@@ -88,15 +92,24 @@ def _statistics(
     return rule if isinstance(rule, Statistics) else per_clip_statistics(log_mel)
 
 
-def _same_length_batches(clips: list[torch.Tensor]) -> Iterator[list[int]]:
-    """Indices of clips of equal length, so many at a time that memory stays bounded."""
+def _batches(clips: list[torch.Tensor]) -> Iterator[list[list[int]]]:
+    """Indices of clips, those of equal length together, so many at a time that memory stays bounded."""
     by_length: dict[int, list[int]] = {}
     for i, clip in enumerate(clips):
         by_length.setdefault(len(clip), []).append(i)
-    for n_samples, indices in by_length.items():
+    batch: list[list[int]] = []
+    n_held = 0
+    for n_samples, indices in sorted(by_length.items()):
         size = max(1, _BATCH_SAMPLES // n_samples)
         for first in range(0, len(indices), size):
-            yield indices[first : first + size]
+            group = indices[first : first + size]
+            if batch and n_held + len(group) * n_samples > _BATCH_SAMPLES:
+                yield batch
+                batch, n_held = [], 0
+            batch.append(group)
+            n_held += len(group) * n_samples
+    if batch:
+        yield batch
 
 
 def get_timestamp_embeddings(

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from serab_byols.encoders import AudioNTT
+from serab_byols.encoders.base import mean_max
 from serab_byols.frames import FrameBatch
 from serab_byols.inference.base import PooledRunner, as_image, folded, max_pool_2x2, mel_major
 from serab_byols.inference.shared import in_groups, shared_steps
@@ -39,9 +40,21 @@ class AudioNTTRunner(PooledRunner):
         return n_columns // self.stride
 
     def features(self, log_mel: torch.Tensor) -> torch.Tensor:
+        return self._linear(self._steps(log_mel))
+
+    def of_many(self, log_mels: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The linear layers work on steps, and take those of all clips together: their weights are large."""
+        if len(log_mels) == 1 or max(log_mel.shape[2] for log_mel in log_mels) > self.chunk_columns:
+            return super().of_many(log_mels)
+        convolved = [self._steps(log_mel) for log_mel in log_mels]
+        rows = self._linear(torch.cat([steps.flatten(0, 1) for steps in convolved]))
+        of_clips = rows.float().split([steps.shape[0] * steps.shape[1] for steps in convolved])
+        return [mean_max(part.unflatten(0, steps.shape[:2])) for part, steps in zip(of_clips, convolved)]
+
+    def _steps(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """(b, T // 8, 512) of (b, 64, T)."""
         size = max(1, CONVOLVED_COLUMNS // log_mel.shape[2])
-        x = torch.cat([self._convolved(part) for part in log_mel.split(size)])  # (b, T // 8, 512)
-        return self._linear(x)
+        return torch.cat([self._convolved(part) for part in log_mel.split(size)])
 
     def frames(self, frames: FrameBatch) -> torch.Tensor:
         return in_groups(frames, _KERNELS, self._shared, super().frames)

@@ -26,6 +26,10 @@ class Runner(ABC):
         size = max(1, self.columns_at_once // log_mel.shape[2])
         return torch.cat([self.run(batch).float() for batch in log_mel.split(size)])
 
+    def of_many(self, log_mels: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Embeddings (b_i, D) of clips of different lengths, (b_i, 64, T_i)."""
+        return [self(log_mel) for log_mel in log_mels]
+
     @abstractmethod
     def run(self, log_mel: torch.Tensor) -> torch.Tensor:
         """Embeddings (b, D) of a batch that is small enough."""
