@@ -11,7 +11,8 @@ from serab_byols.errors import missing_extra
 from serab_byols.pretrain.config import PretrainConfig
 
 if TYPE_CHECKING:
-    from serab_byols.pretrain.run import Machine, Result, pretrain
+    from serab_byols.pretrain.machine import Machine
+    from serab_byols.pretrain.run import Result, pretrain
 
 __all__ = ["Machine", "PretrainConfig", "Result", "pretrain"]
 

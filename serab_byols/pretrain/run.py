@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import csv
-import logging
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from serab_byols.checkpoint import load_model, save_checkpoint, weights_sha256
@@ -31,47 +25,11 @@ from serab_byols.pretrain.corpus import Clip, CropReader, Crops, fingerprint, sc
 from serab_byols.pretrain.distributed import Share
 from serab_byols.pretrain.figures import draw_loss, draw_views
 from serab_byols.pretrain.hybrid import Features, load_features
+from serab_byols.pretrain.machine import Machine, make_trainer, quiet_lightning
 from serab_byols.pretrain.module import PretrainModule
 from serab_byols.pretrain.views import Draws, Views
 
 N_VIEWS_DRAWN = 8
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a training runs; none of it is part of what is learnt.
-
-    Attributes:
-        accelerator, devices, n_nodes, strategy, precision: as Lightning's Trainer takes them.
-        cache_gb: decoded audio kept in memory, in 10^9 bytes over all processes of a machine.
-        checkpoint_steps: how often all that is needed to resume is saved.
-        max_minutes: stop after so long, to be resumed.
-        bar: whether to draw a progress bar where stderr is a terminal.
-    """
-
-    accelerator: str = "cpu"
-    devices: int = 1
-    n_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    cache_gb: float = 4.0
-    checkpoint_steps: int = 500
-    max_minutes: float = float("inf")
-    bar: bool = True
-
-    def __post_init__(self) -> None:
-        if self.devices < 1 and self.devices != -1:
-            raise InvalidInputError(f"devices must be at least 1, or -1 for all, got {self.devices}")
-        for name, least in (("n_nodes", 1), ("checkpoint_steps", 1), ("cache_gb", 0), ("max_minutes", 0)):
-            if not getattr(self, name) >= least:
-                raise InvalidInputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if any(way in self.strategy for way in ("fork", "spawn", "notebook")):
-            raise InvalidInputError(
-                f"strategy {self.strategy!r} starts processes from within this one, which would not see what "
-                "they learnt; use 'ddp'"
-            )
-        if self.accelerator == "cpu" and self.precision == "16-mixed":
-            raise InvalidInputError("precision 16-mixed is for GPUs; on a CPU use bf16-mixed")
 
 
 class Outputs:
@@ -340,51 +298,10 @@ def _fit(module: PretrainModule, outputs: Outputs, machine: Machine, state: _Sta
         outputs.training, machine.checkpoint_steps, machine.max_minutes * 60, state.identity
     )
     callbacks = [CsvLog(outputs.log), Bar(machine.bar), SpreadGuard(say), DivergenceGuard(), stopper]
-    with _quiet_lightning():
-        trainer = _trainer(machine, module.config.steps, callbacks)
+    with quiet_lightning():
+        trainer = make_trainer(machine, module.config.steps, callbacks)
         trainer.fit(module, ckpt_path=state.path, weights_only=True)
     return stopper
-
-
-def _trainer(machine: Machine, n_steps: int, callbacks: list[Callback]) -> Trainer:
-    strategy: str | DDPStrategy = machine.strategy
-    if strategy == "ddp" or (strategy == "auto" and (machine.devices != 1 or machine.n_nodes > 1)):
-        # Buffers are the same in all processes as it is; the memory of mixup is large.
-        strategy = DDPStrategy(broadcast_buffers=False)
-    try:
-        return Trainer(
-            accelerator=machine.accelerator,
-            devices=machine.devices,
-            num_nodes=machine.n_nodes,
-            strategy=strategy,
-            precision=machine.precision,  # type: ignore[arg-type]
-            max_steps=n_steps,
-            max_epochs=-1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            callbacks=callbacks,
-        )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise InvalidInputError(f"Lightning cannot run this here: {error}") from error
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning's advice is for people who wrote the loop; problems raise all the same."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
 
 
 def _methods(config: PretrainConfig) -> list[str]:
