@@ -157,6 +157,18 @@ def test_the_model_s_identity_is_in_the_table(tmp_path, clips, command, tiny_mod
     assert (identity["embedding_size"], identity["sample_rate"]) == (16, 16000)
 
 
+def test_half_precision_is_a_choice_that_the_table_tells(tmp_path, clips, command):
+    exact, half = tmp_path / "exact.parquet", tmp_path / "half.parquet"
+    assert command(clips, "-o", exact) == 0
+    assert command(clips, "-o", half, "--dtype", "bfloat16") == 0
+    expected, actual = (np.stack(pandas.read_parquet(path)["embedding"]) for path in (exact, half))
+    assert actual.dtype == np.float32
+    difference = np.abs(actual - expected).max() / np.abs(expected).max()
+    assert 1e-5 < difference < 3e-2
+    assert [metadata(path)["dtype"] for path in (exact, half)] == ["float32", "bfloat16"]
+    assert metadata(exact)["weights_sha256"] == metadata(half)["weights_sha256"]
+
+
 def test_every_format_is_read(tmp_path, command):
     for name, options in FORMATS.items():
         write(tmp_path / name, voice(1, 0.5, 48000), 48000, **options)
