@@ -21,8 +21,8 @@ def replaced_whole(path: Path) -> Iterator[Path]:
     scratch = Path(name)
     try:
         yield scratch
+        flush_to_disk(scratch)  # before it may become read-only, as what it replaces may be
         os.chmod(scratch, _mode_for(path))
-        flush_to_disk(scratch)
         os.replace(scratch, path)
     finally:
         with suppress(FileNotFoundError):

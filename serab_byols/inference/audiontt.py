@@ -17,9 +17,6 @@ CONVOLVED_COLUMNS = 1000
 """Log-mel columns that go through the convolutions together, so that their output stays in the cache."""
 
 
-_KERNELS = (3, 3, 3)
-
-
 class AudioNTTRunner(PooledRunner):
     """Three folded convolutions, each pooled before its ReLU, and the linear layers on every step.
 
@@ -57,7 +54,7 @@ class AudioNTTRunner(PooledRunner):
         return torch.cat([self._convolved(part) for part in log_mel.split(size)])
 
     def frames(self, frames: FrameBatch) -> torch.Tensor:
-        return in_groups(frames, _KERNELS, self._shared, super().frames)
+        return in_groups(frames, self._convolutions, self._shared, super().frames)
 
     def _shared(self, frames: FrameBatch) -> torch.Tensor:
         shared, which, own = shared_steps(frames, self._convolutions)

@@ -21,8 +21,6 @@ from serab_byols.inference.shared import N_LEFT, in_groups, shared_steps
 CONVOLVED_COLUMNS = 400
 """Log-mel columns that go through the convolutions together; the first makes 6 MB of every hundred."""
 
-_KERNELS = (9, 3)
-
 
 class CLSTMRunner(ConvolutionRunner):
     """Folded convolutions; the forward LSTM in chunks that hand on its state; one backward step.
@@ -37,8 +35,7 @@ class CLSTMRunner(ConvolutionRunner):
 
     def __init__(self, encoder: CLSTM) -> None:
         conv: Any = encoder.conv  # as built: convolutions at 0 and 4, norms at 1 and 5
-        self._first = folded(conv[0], conv[1])
-        self._second = folded(conv[4], conv[5])
+        self._convolutions = [folded(conv[0], conv[1]), folded(conv[4], conv[5])]
         lstm: Any = encoder.bilstm
         forward = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
         self._forward = [parameter.detach() for parameter in forward]
@@ -53,11 +50,9 @@ class CLSTMRunner(ConvolutionRunner):
         return torch.cat([self._convolved(part) for part in log_mel.split(size)])  # (b, t, 3584)
 
     def _convolved(self, log_mel: torch.Tensor) -> torch.Tensor:
-        weight, bias = self._first
-        rows = one_channel_convolution(log_mel, weight.flatten(1), bias, weight.shape[2])
-        x = max_pool_2x2(rows.permute(0, 3, 1, 2)).relu_()
-        weight, bias = self._second
-        return mel_major(max_pool_2x2(F.conv2d(x, weight, bias, padding=1)).relu_())
+        first, second = self._convolutions
+        x = max_pool_2x2(one_channel_convolution(log_mel, *first).permute(0, 3, 1, 2)).relu_()
+        return mel_major(max_pool_2x2(F.conv2d(x, *second, padding=1)).relu_())
 
     def run(self, log_mel: torch.Tensor) -> torch.Tensor:
         hidden = self._backward_weight.new_zeros(1, len(log_mel), self._hidden)
@@ -71,11 +66,11 @@ class CLSTMRunner(ConvolutionRunner):
         return self._ended(hidden[0], last)
 
     def frames(self, frames: FrameBatch) -> torch.Tensor:
-        return in_groups(frames, _KERNELS, self._shared, super().frames)
+        return in_groups(frames, self._convolutions, self._shared, super().frames)
 
     def _shared(self, frames: FrameBatch) -> torch.Tensor:
         """What the LSTM makes of its inputs is shared too; only its recurrence is every frame's own."""
-        shared, which, own = shared_steps(frames, [self._first, self._second])
+        shared, which, own = shared_steps(frames, self._convolutions)
         weight, recurrent, bias, other_bias = self._forward
         entering = [F.linear(steps, weight, bias + other_bias) for steps in (shared, own)]
         gates = [

@@ -39,6 +39,7 @@ _MAX_GRIDS = 4
 """Frames on more grids of log-mel columns than this have too little in common."""
 
 
+Convolutions = Sequence[tuple[torch.Tensor, torch.Tensor]]
 RunFrames = Callable[[FrameBatch], torch.Tensor]
 
 
@@ -67,7 +68,7 @@ class _Level:
 
 
 def in_groups(
-    frames: FrameBatch, kernels: Sequence[int], shared: RunFrames, apart: RunFrames
+    frames: FrameBatch, convolutions: Convolutions, shared: RunFrames, apart: RunFrames
 ) -> torch.Tensor:
     """Embeddings (k, D) of frames: of those that have enough in common by ``shared``, of others ``apart``.
 
@@ -75,7 +76,7 @@ def in_groups(
 
     Args:
         frames: in order.
-        kernels: width in time of every convolution.
+        convolutions: weights (out, in, mel, time) and biases, those of :func:`shared_steps`.
         shared: for frames on one grid of columns.
         apart: for any.
     """
@@ -89,6 +90,7 @@ def in_groups(
         for grid in grids[stretches == stretch].unique()
     ]
     parts = [frames[group] for group in groups]
+    kernels = [weight.shape[3] for weight, _ in convolutions]
     embeddings = [(shared if _pays(part, kernels) else apart)(part) for part in parts]
     return torch.cat(embeddings)[torch.cat(groups).argsort()]
 
@@ -108,7 +110,7 @@ def _last_shared(last: int, kernel: int) -> int:
 
 
 def shared_steps(
-    frames: FrameBatch, convolutions: list[tuple[torch.Tensor, torch.Tensor]]
+    frames: FrameBatch, convolutions: Convolutions
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Steps of every frame after the convolutions.
 
@@ -174,7 +176,7 @@ def _next_level(level: _Level, columns: torch.Tensor, weight: torch.Tensor, bias
 def _convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dilation: int = 1) -> torch.Tensor:
     """Convolution of (b, T, M, C), dilated in time, zero-padded by one feature."""
     if weight[0].numel() > _WIDE and weight.shape[1] == 1 and dilation == 1:
-        return one_channel_convolution(x[..., 0], weight.flatten(1), bias, weight.shape[2])
+        return one_channel_convolution(x[..., 0], weight, bias)
     image = x.permute(0, 3, 1, 2)
     y = F.conv2d(image, weight, bias, padding=(dilation, 1), dilation=(dilation, 1))
     return y.permute(0, 2, 3, 1)

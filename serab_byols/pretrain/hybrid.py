@@ -204,7 +204,7 @@ def _milliseconds(start: object) -> int:
         return round(start.total_seconds() * 1000)
     match = _TIMEDELTA.fullmatch(str(start))
     if match is None:
-        return round(float(start) * 1000)  # type: ignore[arg-type]
+        return round(float(str(start)) * 1000)
     days, hours, minutes, seconds = (float(part) for part in match.groups())
     return round((((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1000)
 
@@ -224,7 +224,7 @@ def _read_table(path: Path) -> tuple[list[tuple[str, int]], np.ndarray]:
         keys = [(name, _milliseconds(start)) for name, start in zip(names, starts)]
         numbers = [np.array([_number(value) for value in column]) for column in columns.values()]
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{path} has a feature that is no number: {error}") from error
+        raise InvalidInputError(f"{path} has a start or a feature that is no number: {error}") from error
     return keys, np.stack(numbers, axis=1)
 
 

@@ -138,18 +138,16 @@ def pretrain(
     say = say if is_main else _silent
     module = _module(config, clips, machine, followed, initial, table, bad_files, say)
     module.first_step = state.step
+    _say_beginning(say, config, clips, module, state, bad_files)
     if views is not None and is_main:
         _draw_first_views(config, module.reader, Path(views))
-    _say_beginning(say, config, clips, module, state, bad_files)
     stopper = _fit(module, outputs, machine, state, say)
     step = module.trainer.global_step
     result = Result(
         outputs.weights, config.encoder, step, config.steps, stopper.interrupted, bad_files, is_main
     )
     if is_main:
-        facts = _facts(config, clips, step, teacher, start, features)
-        if first is not None:
-            facts["start_facts"] = first.training_facts
+        facts = _facts(config, clips, step, teacher, first, features)
         _write(module, outputs, result, facts, is_resumed=state.step > 0)
     return result
 
@@ -321,7 +319,7 @@ def _facts(
     clips: list[Clip],
     step: int,
     teacher: str | Path | None,
-    start: str | Path | None,
+    first: ByolsModel | None,
     features: str | None,
 ) -> dict[str, Any]:
     """What a person who finds the weights would ask."""
@@ -336,7 +334,8 @@ def _facts(
             "sha256": fingerprint(clips),
         },
         "teacher": Path(teacher).name if teacher else None,
-        "start": Path(start).name if start else None,
+        "start": first.source if first else None,
+        "start_facts": first.training_facts if first else None,
         "features": Path(features).name if features else None,
         "command": " ".join(sys.argv[1:]) if Path(sys.argv[0]).stem == "serab-byols" else None,
     }
