@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from serab_byols import get_timestamp_embeddings, load_model
-from serab_byols.audio import AudioClip
+from serab_byols.corpus.decoding import AudioClip
 
 WORDS = 20
 WORD_SAMPLES = 16000

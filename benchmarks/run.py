@@ -38,7 +38,7 @@ from serab_byols import (
     load_model,
     save_checkpoint,
 )
-from serab_byols.audio import AudioClip
+from serab_byols.corpus.decoding import AudioClip
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import HOP_SAMPLES, SAMPLE_RATE_HZ
 

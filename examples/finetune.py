@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import serab_byols
-from serab_byols.audio import AudioClip
+from serab_byols.corpus.decoding import AudioClip
 from serab_byols.probe import probe
 from serab_byols.probe.manifest import Task, encoded, in_order, read_manifest
 from serab_byols.probe.splitting import make_plan

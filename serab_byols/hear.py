@@ -8,9 +8,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from serab_byols.clips import AudioBatch, as_clips
-from serab_byols.framing import FrameGrid
-from serab_byols.inference import computing, make_runner
+from serab_byols.inference.frame_grid import FrameGrid
+from serab_byols.inference.runners import computing, make_runner
+from serab_byols.inference.streaming import BLOCK_SAMPLES, blocks_of, stream_log_mel
+from serab_byols.inference.timestamps import BlockSource, frame_batches, frame_embeddings
+from serab_byols.inference.waveforms import AudioBatch, as_clips
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import (
     Normalization,
@@ -19,8 +21,6 @@ from serab_byols.normalization import (
     averaged_statistics,
     per_clip_statistics,
 )
-from serab_byols.streaming import BLOCK_SAMPLES, blocks_of, stream_log_mel
-from serab_byols.timestamps import BlockSource, frame_batches, frame_embeddings
 
 FRAME_DURATION_MS = 1000.0
 HOP_SIZE_MS = 50.0
@@ -131,7 +131,7 @@ def get_timestamp_embeddings(
         frame_duration: length of a frame in milliseconds.
         hop_size: distance between frames in milliseconds; need not be whole samples.
         dense: approximate, at a fraction of the cost: the features of the whole clip once, pooled per
-            frame. For ``default`` and ``resnetish34``; see :mod:`serab_byols.dense`.
+            frame. For ``default`` and ``resnetish34``; see :mod:`serab_byols.inference.dense`.
 
     Returns:
         Embeddings (n_clips, T, D) and timestamps (n_clips, T) in milliseconds, float32, detached, on

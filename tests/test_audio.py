@@ -5,8 +5,8 @@ import pytest
 import soundfile
 from sounds import FORMATS, LOSSLESS, not_utf8_folder, tone, voice, write
 
-from serab_byols import audio
-from serab_byols.audio import AudioClip, resample_array, resampled
+from serab_byols.corpus import decoding as audio
+from serab_byols.corpus.decoding import AudioClip, resample_array, resampled
 from serab_byols.errors import AudioFileError, InvalidInputError
 
 RATE_HZ = 16000

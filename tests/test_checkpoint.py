@@ -23,11 +23,8 @@ from safetensors.torch import save_file
 import serab_byols
 from serab_byols import (
     SerabByolsError,
-    checkpoint_reading,
-    checkpoint_writing,
     create_model,
     load_model,
-    registry,
     save_checkpoint,
 )
 from serab_byols.checkpoint import (
@@ -35,7 +32,10 @@ from serab_byols.checkpoint import (
     FORMAT_VERSION,
     HEADER_KEY,
     read_checkpoint,
+    reading,
+    registry,
     weights_sha256,
+    writing,
 )
 from serab_byols.errors import CheckpointError, CheckpointNotFoundError, InvalidInputError
 from serab_byols.frontend import RECIPE
@@ -344,7 +344,7 @@ def test_a_failed_save_leaves_the_old_file(
         Path(path).write_bytes(b"half a file")
         raise error
 
-    monkeypatch.setattr(checkpoint_writing, "save_file", fail)
+    monkeypatch.setattr(writing, "save_file", fail)
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OSError):
         save_checkpoint(create_model(d=8), tiny)
     assert tiny.read_bytes() == before
@@ -602,7 +602,7 @@ def test_a_claimed_size_is_refused_before_anything_is_built(
     def built(*_: object, **__: object) -> None:
         raise AssertionError("an encoder was built")
 
-    monkeypatch.setattr(checkpoint_reading, "create_encoder", built)
+    monkeypatch.setattr(reading, "create_encoder", built)
     with pytest.raises(CheckpointError, match="d=1000000000000, but its weights have d=8"):
         load_model(path)
 

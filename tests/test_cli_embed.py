@@ -15,8 +15,9 @@ import pytest
 from sounds import FORMATS, not_utf8_folder, voice, write
 
 import serab_byols
-from serab_byols import cli, embed, embed_file
+from serab_byols import cli, embed_file
 from serab_byols.checkpoint import weights_sha256
+from serab_byols.corpus import embedding as embed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

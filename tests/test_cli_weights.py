@@ -17,12 +17,13 @@ import weights_server as ways
 from parity_data import ROOT
 from weights_server import FILE_NAME, NAME, Server, state_dict_bytes, weights_of
 
-from serab_byols import create_model, download, load_model, registry, save_checkpoint
+from serab_byols import create_model, load_model, save_checkpoint
+from serab_byols.checkpoint import download, registry
+from serab_byols.checkpoint.registry import PUBLISHED
+from serab_byols.checkpoint.transfer import Patience
 from serab_byols.cli import main
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_INTERRUPTED, EXIT_OK
 from serab_byols.errors import CheckpointNotFoundError
-from serab_byols.registry import PUBLISHED
-from serab_byols.transfer import Patience
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -19,7 +19,9 @@ import pytest
 import weights_server as ways
 from weights_server import FILE_NAME, Server, state_dict_bytes, weights_of
 
-from serab_byols import download, transfer
+from serab_byols.checkpoint import download, transfer
+from serab_byols.checkpoint.registry import PublishedWeights
+from serab_byols.checkpoint.transfer import Patience
 from serab_byols.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -27,8 +29,6 @@ from serab_byols.errors import (
     InvalidInputError,
     SerabByolsError,
 )
-from serab_byols.registry import PublishedWeights
-from serab_byols.transfer import Patience
 
 DATA = state_dict_bytes()
 OTHER = state_dict_bytes(seed=1)
@@ -567,8 +567,8 @@ def test_a_lock_that_is_never_free(server: Server, cache: Path) -> None:
 
 FETCH = """
 import json, sys
-from serab_byols import download
-from serab_byols.registry import PublishedWeights
+from serab_byols.checkpoint import download
+from serab_byols.checkpoint.registry import PublishedWeights
 weights, cache = json.loads(sys.argv[1])
 print("ready", flush=True)
 print(download.fetch(PublishedWeights(**weights), cache))

@@ -13,16 +13,16 @@ import serab_byols
 from serab_byols import (
     Record,
     SerabByolsError,
-    embed,
     embed_audio,
     embed_file,
     embed_files,
     get_scene_embeddings,
     get_timestamp_embeddings,
 )
-from serab_byols.audio import AudioClip
+from serab_byols.corpus import embedding as embed
+from serab_byols.corpus.decoding import AudioClip
+from serab_byols.corpus.segments import Segment
 from serab_byols.errors import AudioFileError, InvalidInputError
-from serab_byols.inputs import Segment
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -253,7 +253,7 @@ def test_frames_are_those_of_the_timestamp_embeddings(tmp_path, tiny_model, rate
     path = write(tmp_path / "a.wav", voice(1, 0.62, rate_hz), rate_hz)
     record = embed_file(path, tiny_model, timestamps=True, frame_duration=200, hop_size=50)
     samples, _ = soundfile.read(path, dtype="float32")
-    mono = serab_byols.audio.resample_array(samples, rate_hz, RATE_HZ)
+    mono = serab_byols.corpus.decoding.resample_array(samples, rate_hz, RATE_HZ)
     frames, times_ms = get_timestamp_embeddings(mono[None], tiny_model, 200, 50)
     assert_same(record.embedding, frames[0])
     assert record.embedding.dtype == np.float32
@@ -313,9 +313,9 @@ def streamed(monkeypatch):
     """Turns on the streaming of everything, in small parts; tests call it when they have the other result."""
 
     def turn_on():
-        monkeypatch.setattr("serab_byols.embed.STREAM_S", 0.0)
-        monkeypatch.setattr("serab_byols.audio._BLOCK_FRAMES", 5000)
-        monkeypatch.setattr("serab_byols.timestamps._COLUMNS_AT_ONCE", 100)
+        monkeypatch.setattr("serab_byols.corpus.embedding.STREAM_S", 0.0)
+        monkeypatch.setattr("serab_byols.corpus.decoding._BLOCK_FRAMES", 5000)
+        monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 100)
 
     return turn_on
 

@@ -5,7 +5,7 @@ import pytest
 from parity_data import MANIFEST, reference
 
 from serab_byols.errors import InvalidInputError
-from serab_byols.framing import FrameGrid
+from serab_byols.inference.frame_grid import FrameGrid
 
 
 @pytest.mark.parametrize("index", range(len(MANIFEST["framing"])))

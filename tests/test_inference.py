@@ -14,15 +14,15 @@ from serab_byols import (
     save_checkpoint,
 )
 from serab_byols.errors import InvalidInputError
-from serab_byols.framing import FrameGrid
-from serab_byols.inference import PooledRunner, Runner, make_runner
-from serab_byols.inference.audiontt import AudioNTTRunner
-from serab_byols.inference.clstm import CLSTMRunner
-from serab_byols.inference.cvt import MAX_COLUMNS
-from serab_byols.inference.plain import PlainRunner
+from serab_byols.inference.frame_grid import FrameGrid
+from serab_byols.inference.runners import PooledRunner, Runner, make_runner
+from serab_byols.inference.runners.audiontt import AudioNTTRunner
+from serab_byols.inference.runners.clstm import CLSTMRunner
+from serab_byols.inference.runners.cvt import MAX_COLUMNS
+from serab_byols.inference.runners.plain import PlainRunner
+from serab_byols.inference.streaming import blocks_of
+from serab_byols.inference.timestamps import frame_batches
 from serab_byols.normalization import Statistics
-from serab_byols.streaming import blocks_of
-from serab_byols.timestamps import frame_batches
 
 variants = pytest.mark.parametrize("variant", VARIANTS)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from serab_byols.corpus.segments import Segment, as_segment, find_segments
 from serab_byols.errors import InvalidInputError
-from serab_byols.inputs import Segment, as_segment, find_segments
 
 
 def make_files(folder, *names):

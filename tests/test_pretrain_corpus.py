@@ -8,8 +8,8 @@ import soundfile
 import torch
 from sounds import write
 
+from serab_byols.corpus.segments import Segment
 from serab_byols.errors import AudioFileError, InvalidInputError
-from serab_byols.inputs import Segment
 from serab_byols.pretrain.corpus import (
     DECODED_WHOLE_S,
     Clip,

@@ -11,8 +11,8 @@ import torch.multiprocessing as mp
 from sounds import voice, write
 from test_pretrain_run import losses_of, same, state_of
 
+from serab_byols.corpus.segments import Segment
 from serab_byols.encoders import ENCODERS, create_encoder
-from serab_byols.inputs import Segment
 from serab_byols.pretrain.byol import Byol
 from serab_byols.pretrain.config import PretrainConfig
 from serab_byols.pretrain.corpus import Clip, CropReader, Crops

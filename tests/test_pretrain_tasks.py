@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from sounds import voice, write
 
 from serab_byols import create_model
+from serab_byols.corpus.log_mel_statistics import log_mel_statistics
+from serab_byols.corpus.segments import Segment
 from serab_byols.encoders import ENCODERS, create_encoder
 from serab_byols.errors import InvalidInputError, MissingExtraError
-from serab_byols.handmade import log_mel_statistics
-from serab_byols.inputs import Segment
 from serab_byols.pretrain.byol import Byol, Head, distance, relative_spread
 from serab_byols.pretrain.config import PretrainConfig
 from serab_byols.pretrain.corpus import Clip

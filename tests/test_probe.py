@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from serab_byols.corpus.segments import Segment
 from serab_byols.errors import InvalidInputError
-from serab_byols.inputs import Segment
 from serab_byols.probe.evaluation import evaluate
 from serab_byols.probe.linear import C_GRID, FALLBACK_C, fit_split
 from serab_byols.probe.manifest import Task, encoded, in_order, read_manifest

@@ -13,13 +13,13 @@ from sounds import tone, voice, write
 
 import serab_byols
 from serab_byols import cli
+from serab_byols.corpus.log_mel_statistics import N_STATISTICS
 from serab_byols.errors import (
     AudioFileError,
     CheckpointNotFoundError,
     InvalidInputError,
     MissingExtraError,
 )
-from serab_byols.handmade import N_STATISTICS
 from serab_byols.probe import as_json, as_text, draw_confusion, probe
 from serab_byols.probe.features import HandmadeFeatures, RandomFeatures
 from serab_byols.probe.handmade import handmade_features

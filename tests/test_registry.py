@@ -16,12 +16,12 @@ import weights_server as ways
 from parity_data import MANIFEST, PUBLISHED_512, ROOT
 from weights_server import FILE_NAME, NAME, Server, state_dict_bytes, weights_of
 
-from serab_byols import cache, create_model, load_model, registry, save_checkpoint
-from serab_byols.checkpoint import read_checkpoint, resolve_checkpoint
+from serab_byols import create_model, load_model, save_checkpoint
+from serab_byols.checkpoint import cache, read_checkpoint, registry, resolve_checkpoint
+from serab_byols.checkpoint.registry import DEFAULT_CHECKPOINT, DEFAULT_NAME, PUBLISHED
+from serab_byols.checkpoint.verify import mismatch
 from serab_byols.encoders import ENCODERS
 from serab_byols.errors import CheckpointError, CheckpointNotFoundError, DownloadError, InvalidInputError
-from serab_byols.registry import DEFAULT_CHECKPOINT, DEFAULT_NAME, PUBLISHED
-from serab_byols.verify import mismatch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,10 +11,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from serab_byols import Record, sinks
+from serab_byols import Record
+from serab_byols.atomic_write import replaced_whole
+from serab_byols.corpus import tables as sinks
+from serab_byols.corpus.tables import METADATA_KEY, check_output, open_sink
 from serab_byols.errors import InvalidInputError, MissingExtraError
-from serab_byols.files import replaced_whole
-from serab_byols.sinks import METADATA_KEY, check_output, open_sink
 
 SIZE = 5
 METADATA = {"encoder": "default", "weights": "résumé.safetensors"}

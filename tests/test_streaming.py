@@ -7,13 +7,15 @@ import torch
 from parity_data import assert_close_to_peak, recipe_model, voice
 
 import serab_byols
-from serab_byols import embed, hear, streaming
+from serab_byols import hear
+from serab_byols.corpus import embedding as embed
 from serab_byols.errors import AudioFileError
-from serab_byols.frames import FrameBatch
-from serab_byols.framing import FrameGrid
 from serab_byols.frontend import create_frontend
+from serab_byols.inference import streaming
+from serab_byols.inference.frame_grid import FrameGrid
+from serab_byols.inference.overlapping_frames import FrameBatch
+from serab_byols.inference.streaming import stream_frames, stream_log_mel
 from serab_byols.normalization import Statistics
-from serab_byols.streaming import stream_frames, stream_log_mel
 
 FRONT = create_frontend("torch")
 
@@ -72,7 +74,7 @@ def test_streamed_files_equal_files_in_memory(recording, monkeypatch, variant, n
     model = recipe_model(variant, normalization=normalization)
     in_memory = serab_byols.embed_file(recording, model, start=0.5, **options)
     monkeypatch.setattr(embed, "STREAM_S", 1.0)
-    monkeypatch.setattr("serab_byols.timestamps._COLUMNS_AT_ONCE", 400)
+    monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 400)
     streamed = serab_byols.embed_file(recording, model, start=0.5, **options)
     assert_close_to_peak(torch.from_numpy(streamed.embedding), torch.from_numpy(in_memory.embedding))
     for column in ("start", "end", "time"):
@@ -108,8 +110,8 @@ def test_damage_late_in_a_streamed_file_leaves_no_rows(tmp_path, monkeypatch, no
     samples[60000] = np.nan
     soundfile.write(bad, samples, 16000, subtype="FLOAT")
     monkeypatch.setattr(embed, "STREAM_S", 1.0)
-    monkeypatch.setattr("serab_byols.audio._BLOCK_FRAMES", 4096)
-    monkeypatch.setattr("serab_byols.timestamps._COLUMNS_AT_ONCE", 400)
+    monkeypatch.setattr("serab_byols.corpus.decoding._BLOCK_FRAMES", 4096)
+    monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 400)
     model = serab_byols.create_model("default", d=8, normalization=normalization)
     errors = []
     records = list(
@@ -138,7 +140,7 @@ def test_short_and_long_files_keep_their_order(tmp_path, monkeypatch):
 
 def test_gradients_stay_on_between_records(recording, monkeypatch):
     monkeypatch.setattr(embed, "STREAM_S", 1.0)
-    monkeypatch.setattr("serab_byols.timestamps._COLUMNS_AT_ONCE", 400)
+    monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 400)
     model = serab_byols.create_model("default", d=8)
     for options in ({}, {"timestamps": True}):
         for _ in serab_byols.embed_files([recording, recording], model, **options):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import serab_byols
-from serab_byols.registry import PublishedWeights
+from serab_byols.checkpoint.registry import PublishedWeights
 
 FILE_NAME = "tiny8_made-for-a-test.pth"
 NAME = "tiny-8"

@@ -6,14 +6,14 @@ import argparse
 import shutil
 from pathlib import Path
 
-from serab_byols import registry
+from serab_byols.atomic_write import replaced_whole
+from serab_byols.checkpoint import registry
+from serab_byols.checkpoint.download import fetch
+from serab_byols.checkpoint.registry import PublishedWeights
+from serab_byols.checkpoint.resolve import local_copy, published_checkpoint
+from serab_byols.checkpoint.verify import mismatch
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_INTERRUPTED, EXIT_OK, Commands, printable, say
-from serab_byols.download import fetch
 from serab_byols.errors import InvalidInputError, SerabByolsError
-from serab_byols.files import replaced_whole
-from serab_byols.registry import PublishedWeights
-from serab_byols.resolve import local_copy, published_checkpoint
-from serab_byols.verify import mismatch
 
 
 def add_parser(commands: Commands) -> None:

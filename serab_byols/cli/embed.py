@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from serab_byols.checkpoint import describe_model, load_model
+from serab_byols.atomic_write import replaced_whole
+from serab_byols.checkpoint import load_model
 from serab_byols.cli.options import (
     EXIT_BAD_FILES,
     EXIT_OK,
@@ -23,15 +24,15 @@ from serab_byols.cli.options import (
     normalization_rule,
     say,
 )
-from serab_byols.embed import check_corpus_normalization, embed_parts
+from serab_byols.corpus.embedding import check_corpus_normalization, embed_parts
+from serab_byols.corpus.provenance import describe_model
+from serab_byols.corpus.segments import Segment, find_segments
+from serab_byols.corpus.tables import check_output, open_sink
 from serab_byols.encoders import ENCODERS
 from serab_byols.errors import InvalidInputError, SerabByolsError
-from serab_byols.files import replaced_whole
-from serab_byols.framing import FrameGrid
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
-from serab_byols.inputs import Segment, find_segments
+from serab_byols.inference.frame_grid import FrameGrid
 from serab_byols.model import ByolsModel
-from serab_byols.sinks import check_output, open_sink
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from serab_byols import registry
-from serab_byols.cache import cache_folder
+from serab_byols.checkpoint import registry
+from serab_byols.checkpoint.cache import cache_folder
+from serab_byols.checkpoint.registry import PublishedWeights
+from serab_byols.checkpoint.resolve import local_copy
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, printable, say
 from serab_byols.errors import CheckpointError
-from serab_byols.registry import PublishedWeights
-from serab_byols.resolve import local_copy
 
 
 def add_parser(commands: Commands) -> None:

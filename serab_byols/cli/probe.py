@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from serab_byols.atomic_write import replaced_whole
 from serab_byols.cli.options import (
     EXIT_BAD_FILES,
     EXIT_OK,
@@ -20,9 +21,8 @@ from serab_byols.cli.options import (
     printable,
     say,
 )
+from serab_byols.corpus.segments import Segment
 from serab_byols.errors import InvalidInputError, SerabByolsError
-from serab_byols.files import replaced_whole
-from serab_byols.inputs import Segment
 from serab_byols.probe import ProbeResult, as_json, as_text, draw_confusion, probe
 from serab_byols.probe.figures import check_figures
 from serab_byols.probe.splitting import N_FOLDS, PRECEDENCE

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from serab_byols.encoders.audiontt import AudioNTT
-from serab_byols.encoders.base import Encoder
 from serab_byols.encoders.clstm import CLSTM
 from serab_byols.encoders.cvt import CvT
+from serab_byols.encoders.encoder import Encoder
 from serab_byols.encoders.resnetish import Resnetish34
 from serab_byols.errors import InvalidInputError
 

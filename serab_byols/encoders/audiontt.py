@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from serab_byols.encoders.base import Encoder, flatten_mel_major, mean_max
+from serab_byols.encoders.encoder import Encoder, flatten_mel_major, mean_max
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import N_MELS
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from serab_byols.encoders.base import Encoder, flatten_mel_major
+from serab_byols.encoders.encoder import Encoder, flatten_mel_major
 
 CHANNELS = 256
 HIDDEN = 512

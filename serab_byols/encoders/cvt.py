@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from serab_byols.encoders.base import Encoder, flatten_mel_major, mean_max
+from serab_byols.encoders.encoder import Encoder, flatten_mel_major, mean_max
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import N_MELS
 

@@ -18,8 +18,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
+from serab_byols.atomic_write import flush_to_disk, replaced_whole
 from serab_byols.errors import DivergedError
-from serab_byols.files import flush_to_disk, replaced_whole
 from serab_byols.pretrain.distributed import averaged
 from serab_byols.pretrain.module import PretrainModule
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from serab_byols.audio import AudioClip
+from serab_byols.corpus.decoding import AudioClip
+from serab_byols.corpus.segments import Segment, find_segments
 from serab_byols.errors import AudioFileError, InvalidInputError
 from serab_byols.frontend import SAMPLE_RATE_HZ
-from serab_byols.inputs import Segment, find_segments
 from serab_byols.pretrain.distributed import Share
 
 N_DECODING_THREADS = 2

@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from serab_byols.encoders import Encoder
 from serab_byols.encoders.audiontt import AudioNTT
-from serab_byols.encoders.base import flatten_mel_major, mean_max
+from serab_byols.encoders.encoder import flatten_mel_major, mean_max
 from serab_byols.pretrain.distributed import averaged, full, n_processes, track
 
 _CLIPS_AT_ONCE = 16

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from serab_byols.corpus.log_mel_statistics import N_STATISTICS, log_mel_statistics
 from serab_byols.errors import AudioFileError, InvalidInputError, missing_extra
 from serab_byols.frontend import SAMPLE_RATE_HZ
-from serab_byols.handmade import N_STATISTICS, log_mel_statistics
 from serab_byols.pretrain.byol import Head
 from serab_byols.pretrain.corpus import N_DECODING_THREADS, Clip, OnError, decoded
 from serab_byols.pretrain.distributed import averaged, full
@@ -26,7 +26,7 @@ COMPARE_2016 = "compare2016"
 """openSMILE's ComParE 2016 functionals, 6373 numbers a clip."""
 
 LOG_MEL_STATISTICS = "log-mel-statistics"
-"""588 numbers of every crop; see :mod:`serab_byols.handmade`."""
+"""588 numbers of every crop; see :mod:`serab_byols.corpus.log_mel_statistics`."""
 
 _TIMEDELTA = re.compile(r"(\d+) days?,? (\d+):(\d+):(\d+(?:\.\d+)?)")
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from serab_byols.atomic_write import replaced_whole
 from serab_byols.checkpoint import load_model, save_checkpoint, weights_sha256
 from serab_byols.encoders import Encoder, create_encoder
 from serab_byols.errors import CheckpointError, InvalidInputError
-from serab_byols.files import replaced_whole
 from serab_byols.frontend import create_frontend
 from serab_byols.model import ByolsModel
 from serab_byols.pretrain.callbacks import Bar, Checkpoints, CsvLog, DivergenceGuard, Say, SpreadGuard

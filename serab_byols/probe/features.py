@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from serab_byols.audio import AudioClip
-from serab_byols.checkpoint import describe_model
-from serab_byols.embed import ErrorHandler, check_corpus_normalization, embed_parts
+from serab_byols.corpus.decoding import AudioClip
+from serab_byols.corpus.embedding import ErrorHandler, check_corpus_normalization, embed_parts
+from serab_byols.corpus.provenance import describe_model
+from serab_byols.corpus.segments import Segment
 from serab_byols.errors import AudioFileError, SerabByolsError
 from serab_byols.frontend import SAMPLE_RATE_HZ, TorchFrontend
-from serab_byols.inputs import Segment
 from serab_byols.model import ByolsModel, create_model
 from serab_byols.probe.handmade import DESCRIPTION, handmade_features
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serab_byols.atomic_write import replaced_whole
 from serab_byols.errors import missing_extra
-from serab_byols.files import replaced_whole
 from serab_byols.probe.evaluation import ProbeResult
 
 if TYPE_CHECKING:

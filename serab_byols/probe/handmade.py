@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from serab_byols.corpus.log_mel_statistics import N_STATISTICS, STATISTICS, log_mel_statistics
 from serab_byols.frontend import MIN_SAMPLES, TorchFrontend
-from serab_byols.handmade import N_STATISTICS, STATISTICS, log_mel_statistics
 
 DESCRIPTION = {"kind": "hand-made statistics", "features": STATISTICS, "embedding_size": N_STATISTICS}
 
@@ -19,7 +19,7 @@ def handmade_features(samples: np.ndarray, frontend: TorchFrontend) -> np.ndarra
         frontend: waveform to log-mel.
 
     Returns:
-        float32 (588,); see :mod:`serab_byols.handmade`.
+        float32 (588,); see :mod:`serab_byols.corpus.log_mel_statistics`.
     """
     short_by = max(0, MIN_SAMPLES - len(samples))
     waveform = torch.from_numpy(np.pad(samples, (0, short_by)))[None]

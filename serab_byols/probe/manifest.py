@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from serab_byols.corpus.segments import Segment, find_segments
 from serab_byols.errors import InvalidInputError
-from serab_byols.inputs import Segment, find_segments
 
 REQUIRED_COLUMNS = ("path", "label")
 OPTIONAL_COLUMNS = ("fold", "group", "split")

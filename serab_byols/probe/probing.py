@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from serab_byols.checkpoint import load_model
-from serab_byols.embed import ErrorHandler
+from serab_byols.corpus.embedding import ErrorHandler
+from serab_byols.corpus.segments import Segment
 from serab_byols.errors import InvalidInputError, SerabByolsError, missing_extra
-from serab_byols.inputs import Segment
 from serab_byols.model import ByolsModel
 from serab_byols.probe.evaluation import ProbeResult, evaluate
 from serab_byols.probe.features import (

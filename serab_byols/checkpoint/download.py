@@ -11,11 +11,11 @@ from pathlib import Path
 import filelock
 from tqdm import tqdm
 
-from serab_byols.cache import cache_folder, is_offline
+from serab_byols.checkpoint.cache import cache_folder, is_offline
+from serab_byols.checkpoint.registry import PublishedWeights
+from serab_byols.checkpoint.transfer import Part, Patience, Progress, receive
+from serab_byols.checkpoint.verify import mismatch
 from serab_byols.errors import CheckpointError, CheckpointNotFoundError, DownloadError
-from serab_byols.registry import PublishedWeights
-from serab_byols.transfer import Part, Patience, Progress, receive
-from serab_byols.verify import mismatch
 
 UNKNOWN_SIZE_LIMIT_BYTES = 256 << 20
 """Of a file whose size is not known; the largest that is known has a third of it."""

@@ -7,15 +7,15 @@ from itertools import chain
 
 import torch
 
-from serab_byols.dense import dense_frames
 from serab_byols.errors import InvalidInputError
-from serab_byols.frames import FrameBatch
-from serab_byols.framing import FrameGrid
 from serab_byols.frontend import HOP_SAMPLES
-from serab_byols.inference import PooledRunner, Runner
+from serab_byols.inference.dense import dense_frames
+from serab_byols.inference.frame_grid import FrameGrid
+from serab_byols.inference.overlapping_frames import FrameBatch
+from serab_byols.inference.runners import PooledRunner, Runner
+from serab_byols.inference.streaming import Blocks, stream_frames, stream_log_mel
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import Normalization, RunningStatistics, Statistics
-from serab_byols.streaming import Blocks, stream_frames, stream_log_mel
 
 _COLUMNS_AT_ONCE = 16000
 """Log-mel columns of the frames that are cut together: what they share is computed once among them."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.nn.functional as F
 
-from serab_byols.framing import FrameGrid
 from serab_byols.frontend import HOP_SAMPLES, N_FFT, PAD_SAMPLES, LogMelFrontend, TorchFrontend
+from serab_byols.inference.frame_grid import FrameGrid
 
 BLOCK_SAMPLES = 30 * 16000
 """Half a minute at a time."""

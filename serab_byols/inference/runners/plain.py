@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from serab_byols.encoders import Encoder, create_encoder
-from serab_byols.inference.base import Runner
+from serab_byols.inference.runners.runner import Runner
 
 _METHODS = ("forward", "encode", "frame_features", "pooled")
 """Set on a module itself, they replace what its class does."""

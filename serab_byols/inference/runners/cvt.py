@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from serab_byols.encoders import CvT
 from serab_byols.encoders.cvt import HEAD_CHANNELS, NORM_EPS, TINY, Attention, ChannelNorm, FeedForward
 from serab_byols.errors import InvalidInputError
-from serab_byols.inference.base import Runner, as_image, channels_last, folded
+from serab_byols.inference.runners.runner import Runner, as_image, channels_last, folded
 
 MAX_COLUMNS = 60001
 """Ten minutes. Attention compares every position with every other, so that an hour would cost 36 times

@@ -13,9 +13,10 @@ from operator import attrgetter
 import numpy as np
 import torch
 
-from serab_byols.audio import AudioClip, resample_array
+from serab_byols.corpus.decoding import AudioClip, resample_array
+from serab_byols.corpus.record import Record
+from serab_byols.corpus.segments import Segment, as_segment
 from serab_byols.errors import AudioFileError, InvalidInputError, SerabByolsError
-from serab_byols.framing import MS_PER_S, FrameGrid
 from serab_byols.hear import (
     FRAME_DURATION_MS,
     HOP_SIZE_MS,
@@ -23,11 +24,11 @@ from serab_byols.hear import (
     get_scene_embeddings,
     get_timestamp_embeddings,
 )
-from serab_byols.inference import computing, make_runner
-from serab_byols.inputs import Segment, as_segment
+from serab_byols.inference.frame_grid import MS_PER_S, FrameGrid
+from serab_byols.inference.runners import computing, make_runner
+from serab_byols.inference.timestamps import clip_statistics, dense_runner, frame_embeddings
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import Statistics
-from serab_byols.timestamps import clip_statistics, dense_runner, frame_embeddings
 
 N_DECODING_THREADS = 2
 STREAM_S = 60.0
@@ -36,25 +37,6 @@ STREAM_S = 60.0
 _CLIPS_AHEAD = 64
 _BATCH_S = 300.0
 """Clips are decoded ahead and embedded together until they hold this many seconds."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """The embedding of a file or a segment, or of all its frames.
-
-    Attributes:
-        file: name as given.
-        start, end: seconds in the file: floats, or float64 (T,) for frames, where they are the
-            frame's window cut to the segment.
-        embedding: float32 (D,), or (T, D) for frames.
-        time: centres of the frames in seconds, float64 (T,); None for scenes.
-    """
-
-    file: str
-    start: float | np.ndarray
-    end: float | np.ndarray
-    embedding: np.ndarray
-    time: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

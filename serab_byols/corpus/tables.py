@@ -15,9 +15,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from serab_byols.embed import Record
+from serab_byols.atomic_write import replaced_whole
+from serab_byols.corpus.record import Record
 from serab_byols.errors import InvalidInputError, missing_extra
-from serab_byols.files import replaced_whole
 
 METADATA_KEY = "serab_byols"
 _ROW_GROUP_BYTES = 32 << 20

@@ -7,10 +7,10 @@ import re
 import shlex
 from pathlib import Path
 
-from serab_byols import registry
+from serab_byols.checkpoint import registry
+from serab_byols.checkpoint.registry import DEFAULT_CHECKPOINT, DEFAULT_NAME, PublishedWeights
+from serab_byols.checkpoint.verify import mismatch
 from serab_byols.errors import CheckpointError, CheckpointNotFoundError
-from serab_byols.registry import DEFAULT_CHECKPOINT, DEFAULT_NAME, PublishedWeights
-from serab_byols.verify import mismatch
 
 _WORKING_FOLDER = Path("checkpoints")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -89,7 +89,7 @@ def published_checkpoint(
     path = local_copy(weights)
     if path is None:
         # What downloads is imported where something may be downloaded.
-        from serab_byols.download import fetch
+        from serab_byols.checkpoint.download import fetch
 
         return fetch(weights, cache_dir, offline=offline)
     try:

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from serab_byols.encoders import CLSTM
-from serab_byols.frames import FrameBatch
-from serab_byols.inference.base import (
+from serab_byols.inference.overlapping_frames import FrameBatch
+from serab_byols.inference.runners.runner import (
     ConvolutionRunner,
     folded,
     max_pool_2x2,
     mel_major,
     one_channel_convolution,
 )
-from serab_byols.inference.shared import N_LEFT, in_groups, shared_steps
+from serab_byols.inference.runners.shared_steps import N_LEFT, in_groups, shared_steps
 
 CONVOLVED_COLUMNS = 400
 """Log-mel columns that go through the convolutions together; the first makes 6 MB of every hundred."""

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from serab_byols.checkpoint_reading import read_checkpoint_file
+from serab_byols.checkpoint.reading import read_checkpoint_file
 
 DEFAULT_NAME = "byols-audiontt-512-distilled"
 DEFAULT_CHECKPOINT = f"{DEFAULT_NAME}.safetensors"
 """What ``load_model()`` loads: the file of this name in ``checkpoints/``, which the wheel carries."""
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 CHECKPOINT_FOLDERS = (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints")
 """Package data of an installed wheel, and the folder of a source tree."""
 

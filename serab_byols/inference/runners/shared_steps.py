@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from serab_byols.frames import FIRST_INNER, FrameBatch
 from serab_byols.frontend import HOP_SAMPLES
-from serab_byols.inference.base import one_channel_convolution
+from serab_byols.inference.overlapping_frames import FIRST_INNER, FrameBatch
+from serab_byols.inference.runners.runner import one_channel_convolution
 
 N_LEFT = FIRST_INNER
 """Features at a frame's left edge that are its own, the same number at every level: if columns 0 and 1

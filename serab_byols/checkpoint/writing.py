@@ -1,4 +1,4 @@
-"""Writing checkpoints that describe themselves, and describing models to the tables they make."""
+"""Writing checkpoints that describe themselves."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from serab_byols._version import __version__
-from serab_byols.checkpoint_format import (
+from serab_byols.atomic_write import replaced_whole
+from serab_byols.checkpoint.format import (
     FORMAT_VERSION,
     HEADER_KEY,
     STORAGE_TYPES,
     first_not_finite,
     state_sha256,
-    weights_sha256,
 )
 from serab_byols.errors import InvalidInputError
-from serab_byols.files import replaced_whole
 from serab_byols.frontend import RECIPE
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import parse_normalization
@@ -98,19 +97,3 @@ def save_checkpoint(
 
 def _stored(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-
-
-def describe_model(model: ByolsModel) -> dict[str, Any]:
-    """What identifies a model in the table it made: JSON-serialisable."""
-    rule = model.resolved_normalization
-    return {
-        "serab_byols": __version__,
-        "encoder": model.encoder.name,
-        "encoder_config": model.encoder.config,
-        "embedding_size": model.embedding_size,
-        "weights": model.source,
-        "weights_sha256": weights_sha256(model.encoder),
-        "normalization": rule if isinstance(rule, str) else list(rule),
-        "frontend": model.frontend.name,
-        "sample_rate": model.sample_rate,
-    }

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import torch
 
-from serab_byols.framing import FrameGrid
 from serab_byols.frontend import HOP_SAMPLES
-from serab_byols.inference import PooledRunner
+from serab_byols.inference.frame_grid import FrameGrid
+from serab_byols.inference.runners import PooledRunner
 
 _FRAMES_AT_ONCE = 64
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from serab_byols.encoders import AudioNTT
-from serab_byols.encoders.base import mean_max
-from serab_byols.frames import FrameBatch
-from serab_byols.inference.base import PooledRunner, as_image, folded, max_pool_2x2, mel_major
-from serab_byols.inference.shared import in_groups, shared_steps
+from serab_byols.encoders.encoder import mean_max
+from serab_byols.inference.overlapping_frames import FrameBatch
+from serab_byols.inference.runners.runner import PooledRunner, as_image, folded, max_pool_2x2, mel_major
+from serab_byols.inference.runners.shared_steps import in_groups, shared_steps
 
 CONVOLVED_COLUMNS = 1000
 """Log-mel columns that go through the convolutions together, so that their output stays in the cache."""

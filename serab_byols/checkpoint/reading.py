@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import safe_open
 
-from serab_byols.checkpoint_format import (
+from serab_byols.checkpoint.format import (
     FORMAT_VERSION,
     HEADER_KEY,
     STORAGE_TYPES,

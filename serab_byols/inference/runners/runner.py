@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from serab_byols.frames import FrameBatch
+from serab_byols.inference.overlapping_frames import FrameBatch
 
 
 class Runner(ABC):
@@ -150,5 +150,5 @@ def max_pool_2x2(x: torch.Tensor) -> torch.Tensor:
 
 
 def mel_major(x: torch.Tensor) -> torch.Tensor:
-    """(B, C, M, T) to (B, T, M * C); see :func:`serab_byols.encoders.base.flatten_mel_major`."""
+    """(B, C, M, T) to (B, T, M * C); see :func:`serab_byols.encoders.encoder.flatten_mel_major`."""
     return x.permute(0, 3, 2, 1).flatten(2)

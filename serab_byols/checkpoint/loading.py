@@ -1,10 +1,4 @@
-"""Checkpoints: load, read, write.
-
-The project's own format is safetensors whose header describes the model: format version, encoder
-and its configuration, front end, normalisation statistics, training facts. Published ``.pth`` files
-are bare state dicts; encoder and size are recognised from their keys and shapes. Weights may be
-named instead of pointed at; :mod:`serab_byols.registry` has the names.
-"""
+"""From a path or a name to a model with trained weights."""
 
 from __future__ import annotations
 
@@ -13,31 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
-from serab_byols.checkpoint_format import FORMAT_VERSION, HEADER_KEY, STORAGE_TYPES, weights_sha256
-from serab_byols.checkpoint_reading import Checkpoint, read_checkpoint_file
-from serab_byols.checkpoint_writing import describe_model, save_checkpoint
+from serab_byols.checkpoint.reading import Checkpoint, read_checkpoint_file
+from serab_byols.checkpoint.resolve import named_weights, resolve_checkpoint
 from serab_byols.encoders import ENCODERS
 from serab_byols.errors import CheckpointError, InvalidInputError
 from serab_byols.frontend import create_frontend
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import parse_normalization
-from serab_byols.registry import CHECKPOINT_FOLDERS, DEFAULT_CHECKPOINT
-from serab_byols.resolve import named_weights, resolve_checkpoint
-
-__all__ = [
-    "CHECKPOINT_FOLDERS",
-    "DEFAULT_CHECKPOINT",
-    "FORMAT_VERSION",
-    "HEADER_KEY",
-    "STORAGE_TYPES",
-    "Checkpoint",
-    "describe_model",
-    "load_model",
-    "read_checkpoint",
-    "resolve_checkpoint",
-    "save_checkpoint",
-    "weights_sha256",
-]
 
 
 def load_model(

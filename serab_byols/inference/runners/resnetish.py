@@ -10,7 +10,7 @@ from torch import nn
 
 from serab_byols.encoders import Resnetish34
 from serab_byols.encoders.resnetish import BasicBlock
-from serab_byols.inference.base import PooledRunner, as_image, folded, mel_major
+from serab_byols.inference.runners.runner import PooledRunner, as_image, folded, mel_major
 
 Folded = tuple[torch.Tensor, torch.Tensor]
 

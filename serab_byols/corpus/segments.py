@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from serab_byols.audio import AUDIO_SUFFIXES
+from serab_byols.corpus.decoding import AUDIO_SUFFIXES
 from serab_byols.errors import InvalidInputError
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from serab_byols.registry import PublishedWeights
+from serab_byols.checkpoint.registry import PublishedWeights
 
 _BLOCK_BYTES = 1 << 20
 
