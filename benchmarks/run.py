@@ -39,10 +39,11 @@ from serab_byols import (
     save_checkpoint,
 )
 from serab_byols.corpus.decoding import AudioClip
+from serab_byols.encoders import EncoderName
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import HOP_SAMPLES, SAMPLE_RATE_HZ
 
-ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+ENCODERS: dict[str, tuple[EncoderName, dict[str, Any]]] = {
     "default2048": ("default", {"d": 2048}),
     "default512": ("default", {"d": 512}),
     "cvt": ("cvt", {}),

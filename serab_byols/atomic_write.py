@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replaced_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A scratch path beside ``path`` that takes its place when the block ends without an error.
 
     The scratch file is in the same folder, so that the renaming is atomic; it is removed if the

@@ -15,7 +15,7 @@ Buffers follow the model across devices, are never saved in state dicts and neve
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ RECIPE = {
 """What a checkpoint records about its input, whichever implementation computes it."""
 
 _MARGIN = (N_FFT - WINDOW_SAMPLES) // 2
-_BLOCK_FRAMES = 800
+_BLOCK_COLUMNS = 800
 """Frames per FFT call: their spectrum, 3 MB, stays in the cache, and memory is bounded for any clip."""
 
 
@@ -163,8 +163,8 @@ class TorchFrontend(LogMelFrontend):
         frames = padded.unfold(1, N_FFT, HOP_SAMPLES)  # (B, T, 1024), a view
         window, filters = F.pad(self.window, (_MARGIN, _MARGIN)), self._filters()
         clips = []
-        for some in frames.split(max(1, _BLOCK_FRAMES // frames.shape[1])):
-            blocks = [_mel_power(block * window, filters) for block in some.split(_BLOCK_FRAMES, dim=1)]
+        for some in frames.split(max(1, _BLOCK_COLUMNS // frames.shape[1])):
+            blocks = [_mel_power(block * window, filters) for block in some.split(_BLOCK_COLUMNS, dim=1)]
             clips.append(torch.cat(blocks, dim=1))
         return torch.cat(clips).transpose(1, 2)
 
@@ -248,6 +248,8 @@ def _keep_out_of_state_dict(module: nn.Module) -> None:
         for name, values in list(part.named_buffers(recurse=False)):
             part.register_buffer(name, values, persistent=False)
 
+
+FrontendName = Literal["torch", "nnaudio", "torchaudio"]
 
 FRONTENDS: dict[str, type[LogMelFrontend]] = {
     front.name: front for front in (TorchFrontend, NnAudioFrontend, TorchaudioFrontend)

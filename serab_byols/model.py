@@ -9,22 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from serab_byols.encoders import Encoder, create_encoder
+from serab_byols.encoders import Encoder, EncoderName, create_encoder
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import (
     HOP_SAMPLES,
     MIN_SAMPLES,
     SAMPLE_RATE_HZ,
+    FrontendName,
     LogMelFrontend,
     create_frontend,
 )
 from serab_byols.normalization import (
     Normalization,
+    NormalizationName,
     Statistics,
-    averaged_statistics,
     parse_normalization,
-    per_clip_statistics,
+    parse_statistics,
     resolve_normalization,
+    scene_statistics,
 )
 
 
@@ -54,7 +56,7 @@ class ByolsModel(nn.Module):
         encoder: Encoder,
         frontend: LogMelFrontend,
         *,
-        normalization: str | Sequence[float] = "auto",
+        normalization: NormalizationName | Sequence[float] = "auto",
         statistics: Sequence[float] | None = None,
         training_facts: dict[str, Any] | None = None,
         source: str = "random weights",
@@ -62,7 +64,7 @@ class ByolsModel(nn.Module):
         super().__init__()
         self.frontend = frontend
         self.encoder = encoder
-        self.statistics = _stored_statistics(statistics)
+        self.statistics = parse_statistics(statistics)
         self.normalization = normalization
         self.training_facts = dict(training_facts or {})
         self.source = source
@@ -70,7 +72,7 @@ class ByolsModel(nn.Module):
         self.embedding_size = encoder.embedding_size
         self.scene_embedding_size = encoder.scene_embedding_size
         self.timestamp_embedding_size = encoder.timestamp_embedding_size
-        self.min_samples = max(MIN_SAMPLES, (encoder.min_frames - 1) * HOP_SAMPLES)
+        self.min_samples = max(MIN_SAMPLES, (encoder.min_columns - 1) * HOP_SAMPLES)
 
     @property
     def normalization(self) -> Normalization:
@@ -78,7 +80,7 @@ class ByolsModel(nn.Module):
         return self._normalization
 
     @normalization.setter
-    def normalization(self, value: str | Sequence[float]) -> None:
+    def normalization(self, value: NormalizationName | Sequence[float]) -> None:
         self._normalization = parse_normalization(value)
 
     @property
@@ -119,10 +121,7 @@ class ByolsModel(nn.Module):
 
     def normalize(self, log_mel: torch.Tensor) -> torch.Tensor:
         """Scenes' log-mels (B, 64, T) by the rule in force."""
-        rule = self.resolved_normalization
-        if isinstance(rule, Statistics):
-            return (log_mel - rule.mean) / rule.std
-        mean, std = per_clip_statistics(log_mel) if rule == "clip" else averaged_statistics([log_mel])
+        mean, std = scene_statistics(log_mel, self.resolved_normalization)
         return (log_mel - mean) / std
 
     def __repr__(self) -> str:
@@ -144,20 +143,11 @@ class ByolsModel(nn.Module):
         )
 
 
-def _stored_statistics(values: Sequence[float] | None) -> Statistics | None:
-    if values is None:
-        return None
-    parsed = parse_normalization(values)
-    if not isinstance(parsed, Statistics):
-        raise InvalidInputError(f"statistics must be two numbers (mean, std), got {values!r}")
-    return parsed
-
-
 def create_model(
-    encoder: str = "default",
+    encoder: EncoderName = "default",
     *,
-    normalization: str | Sequence[float] = "auto",
-    frontend: str = "torch",
+    normalization: NormalizationName | Sequence[float] = "auto",
+    frontend: FrontendName = "torch",
     device: str | torch.device = "cpu",
     **config: Any,
 ) -> ByolsModel:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 
@@ -23,8 +23,6 @@ from serab_byols.errors import InvalidInputError
 
 STD_FLOOR = 1e-3
 """Digital silence has a standard deviation of zero; the floor keeps its embedding finite."""
-
-RULES = ("auto", "clip", "batch", "hear2021")
 
 
 class Statistics(NamedTuple):
@@ -34,7 +32,11 @@ class Statistics(NamedTuple):
     std: float
 
 
-Normalization = str | Statistics
+NormalizationName = Literal["auto", "clip", "batch", "hear2021"]
+Normalization = NormalizationName | Statistics
+"""A rule, as parsed."""
+
+RULES: tuple[NormalizationName, ...] = get_args(NormalizationName)
 
 
 def parse_normalization(value: str | Sequence[float]) -> Normalization:
@@ -60,6 +62,25 @@ def parse_normalization(value: str | Sequence[float]) -> Normalization:
     return Statistics(mean, std)
 
 
+def parse_statistics(values: Sequence[float] | None) -> Statistics | None:
+    """A (mean, std) pair as :class:`Statistics`; None stays None.
+
+    Raises:
+        InvalidInputError: not two numbers, or not such as :func:`parse_normalization` takes.
+    """
+    if values is None:
+        return None
+    parsed = parse_normalization(values)
+    if not isinstance(parsed, Statistics):
+        raise InvalidInputError(f"statistics must be two numbers (mean, std), got {values!r}")
+    return parsed
+
+
+def shares_statistics(rule: Normalization) -> bool:
+    """Whether all clips of a call have one mean and std, so that an embedding depends on its neighbours."""
+    return rule in ("batch", "hear2021")
+
+
 def resolve_normalization(rule: Normalization, stored: Statistics | None) -> Normalization:
     """What ``"auto"`` stands for; any other rule stands for itself."""
     if rule == "auto":
@@ -79,6 +100,18 @@ def averaged_statistics(log_mels: Iterable[torch.Tensor]) -> tuple[torch.Tensor,
     mean = torch.cat([mean.flatten() for mean, _ in per_clip]).mean()
     std = torch.cat([std.flatten() for _, std in per_clip]).mean()
     return mean, std
+
+
+def scene_statistics(
+    log_mel: torch.Tensor, rule: Normalization
+) -> tuple[float | torch.Tensor, float | torch.Tensor]:
+    """Mean and std that a batch of scenes (B, 64, T) is normalised with, by a rule other than ``"auto"``.
+
+    Fixed statistics are numbers, those of each clip (B, 1, 1), those that clips share scalars.
+    """
+    if isinstance(rule, Statistics):
+        return rule
+    return averaged_statistics([log_mel]) if shares_statistics(rule) else per_clip_statistics(log_mel)
 
 
 class RunningStatistics:

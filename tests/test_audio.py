@@ -117,7 +117,7 @@ def test_reading_in_blocks_is_reading_at_once(tmp_path, monkeypatch, name, block
     # Seeking between the blocks of an MP3 distorts the start of each.
     path = write(tmp_path / name, glide(2, 48000), 48000, **FORMATS[name])
     at_once, _ = soundfile.read(path, dtype="float32")
-    monkeypatch.setattr(audio, "_BLOCK_FRAMES", block_size)
+    monkeypatch.setattr(audio, "_BLOCK_SAMPLES", block_size)
     np.testing.assert_array_equal(read(path, 48000), at_once)
 
 

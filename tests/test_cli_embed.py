@@ -18,6 +18,7 @@ import serab_byols
 from serab_byols import cli, embed_file
 from serab_byols.checkpoint import weights_sha256
 from serab_byols.corpus import embedding as embed
+from serab_byols.inference.scenes import SceneEmbedder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -424,9 +425,9 @@ def test_an_interruption_leaves_the_old_output_and_no_scratch_files(
     if exists:
         out.write_bytes(b"old")
     before = names(tmp_path)
-    calls = iter([embed.get_scene_embeddings, interrupted])
-    monkeypatch.setattr(embed, "get_scene_embeddings", lambda *arguments: next(calls)(*arguments))
-    monkeypatch.setattr(embed, "_CLIPS_AHEAD", 1)  # a clip at a time: the first is written, then Ctrl-C
+    calls = iter([SceneEmbedder.__call__, interrupted])
+    monkeypatch.setattr(SceneEmbedder, "__call__", lambda *arguments: next(calls)(*arguments))
+    monkeypatch.setattr(embed, "N_CLIPS_AHEAD", 1)  # a clip at a time: the first is written, then Ctrl-C
     assert command(clips, tmp_path / "missing.wav", "-o", out) == 130
     assert next(calls, None) is None
     assert names(tmp_path) == before
@@ -438,7 +439,7 @@ def test_an_interruption_leaves_the_old_output_and_no_scratch_files(
 def test_a_failure_of_the_program_leaves_the_old_output_too(tmp_path, clips, command, monkeypatch):
     out = tmp_path / "out.parquet"
     out.write_bytes(b"old")
-    monkeypatch.setattr(embed, "get_scene_embeddings", broken)
+    monkeypatch.setattr(SceneEmbedder, "__call__", broken)
     with pytest.raises(RuntimeError, match="broken"):
         command(clips, "-o", out)
     assert names(tmp_path) == ["clips", "out.parquet"]

@@ -149,7 +149,7 @@ def test_how_clips_are_grouped_does_not_change_the_records(
     clips, tiny_model, monkeypatch, clips_ahead, batch_s
 ):
     expected = list(embed_files(clips, tiny_model))
-    monkeypatch.setattr(embed, "_CLIPS_AHEAD", clips_ahead)
+    monkeypatch.setattr(embed, "N_CLIPS_AHEAD", clips_ahead)
     monkeypatch.setattr(embed, "_BATCH_S", batch_s)
     records = list(embed_files(clips, tiny_model))
     assert [record.file for record in records] == [record.file for record in expected]
@@ -313,8 +313,8 @@ def streamed(monkeypatch):
     """Turns on the streaming of everything, in small parts; tests call it when they have the other result."""
 
     def turn_on():
-        monkeypatch.setattr("serab_byols.corpus.embedding.STREAM_S", 0.0)
-        monkeypatch.setattr("serab_byols.corpus.decoding._BLOCK_FRAMES", 5000)
+        monkeypatch.setattr("serab_byols.corpus.decode_ahead.STREAM_S", 0.0)
+        monkeypatch.setattr("serab_byols.corpus.decoding._BLOCK_SAMPLES", 5000)
         monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 100)
 
     return turn_on
@@ -415,7 +415,7 @@ def test_no_files_are_no_records(tiny_model):
 
 
 def test_paths_may_be_endless_and_stopping_leaves_no_threads(tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setattr(embed, "_CLIPS_AHEAD", 2)
+    monkeypatch.setattr(embed, "N_CLIPS_AHEAD", 2)
     path = write(tmp_path / "a.wav", voice(0, 0.1))
     records = embed_files(itertools.repeat(path), tiny_model)
     assert len(list(itertools.islice(records, 5))) == 5

@@ -82,7 +82,7 @@ def test_config_of_another_cvt_is_read_off_its_weights():
 @pytest.mark.parametrize(("name", "minimum"), [("default", 8), ("resnetish34", 1), ("clstm", 10), ("cvt", 1)])
 def test_minimum_number_of_frames(name, minimum):
     encoder = create_encoder(name).eval()
-    assert encoder.min_frames == minimum
+    assert encoder.min_columns == minimum
     with torch.no_grad():
         assert encoder(torch.randn(1, 1, 64, minimum)).isfinite().all()
     if minimum > 1:

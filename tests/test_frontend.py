@@ -83,7 +83,7 @@ def test_power_of_a_sine_is_the_analytic_one(front):
 def test_frames_of_a_long_waveform_do_not_depend_on_the_blocks(monkeypatch):
     samples = torch.randn(2, 16000 * 3, generator=torch.Generator().manual_seed(0))
     whole = create_frontend("torch")(samples)
-    monkeypatch.setattr(frontend_module, "_BLOCK_FRAMES", 37)
+    monkeypatch.setattr(frontend_module, "_BLOCK_COLUMNS", 37)
     torch.testing.assert_close(create_frontend("torch")(samples), whole, rtol=0, atol=1e-5)
 
 

@@ -19,9 +19,9 @@ from serab_byols.inference.runners import PooledRunner, Runner, make_runner
 from serab_byols.inference.runners.audiontt import AudioNTTRunner
 from serab_byols.inference.runners.clstm import CLSTMRunner
 from serab_byols.inference.runners.cvt import MAX_COLUMNS
-from serab_byols.inference.runners.plain import PlainRunner
-from serab_byols.inference.streaming import blocks_of
-from serab_byols.inference.timestamps import frame_batches
+from serab_byols.inference.runners.module import ModuleRunner
+from serab_byols.inference.streaming import split_into_blocks
+from serab_byols.inference.timestamps import cut_frames
 from serab_byols.normalization import Statistics
 
 variants = pytest.mark.parametrize("variant", VARIANTS)
@@ -41,7 +41,7 @@ def plain(model, log_mel):
 @pytest.mark.parametrize("index", range(5))
 def test_runner_equals_the_module(variant, index):
     model = recipe_model(variant)
-    assert not isinstance(make_runner(model), PlainRunner)
+    assert not isinstance(make_runner(model), ModuleRunner)
     x = encoder_input(index)[1][:, 0]
     assert_close_to_peak(run(model, x), plain(model, x))
 
@@ -49,7 +49,7 @@ def test_runner_equals_the_module(variant, index):
 @variants
 def test_runner_equals_the_module_at_odd_lengths(variant):
     model = recipe_model(variant)
-    for n_columns in (model.encoder.min_frames, model.encoder.min_frames + 1, 37, 53):
+    for n_columns in (model.encoder.min_columns, model.encoder.min_columns + 1, 37, 53):
         x = torch.randn(1, 64, n_columns, generator=torch.Generator().manual_seed(n_columns))
         assert_close_to_peak(run(model, x), plain(model, x))
 
@@ -155,7 +155,7 @@ def test_hooks_replaced_layers_and_subclasses_run_as_they_are():
     layer.load_state_dict(model.encoder.fc[3].state_dict())
     model.encoder.fc[3] = layer.eval()
     torch.testing.assert_close(get_scene_embeddings(clip, model), model(clip).detach())
-    assert isinstance(make_runner(model), PlainRunner)
+    assert isinstance(make_runner(model), ModuleRunner)
 
     model = create_model("default", d=16)
     torch.nn.utils.parametrizations.weight_norm(model.encoder.features[0])
@@ -295,7 +295,7 @@ def test_shared_features_equal_those_of_frames_cut_first(
     )
     embeddings, _ = get_timestamp_embeddings(clip, model, frame_ms, hop_ms)
     assert sum(n_shared) == embeddings.shape[1]
-    monkeypatch.setattr(runner, "frames", Runner.frames)
+    monkeypatch.setattr(runner, "embed_frames", Runner.embed_frames)
     assert_close_to_peak(embeddings, get_timestamp_embeddings(clip, model, frame_ms, hop_ms)[0])
 
 
@@ -365,12 +365,12 @@ def test_frames_far_apart_are_some_of_those_that_lie_close(dense):
 
 
 @pytest.mark.parametrize("hop_ms", [20, 5_000, 60_000])
-def test_a_batch_of_frames_holds_a_stretch_of_bounded_length(hop_ms):
+def test_frames_that_are_cut_together_hold_samples_of_bounded_length(hop_ms):
     model, grid = create_model("default", d=8), FrameGrid(1000.0, float(hop_ms), 16000)
     clip = torch.zeros(16000 * 600)
-    batches = list(frame_batches(lambda: blocks_of(clip), model, grid, Statistics(0.0, 1.0)))
+    batches = list(cut_frames(lambda: split_into_blocks(clip), model, grid, Statistics(0.0, 1.0)))
     assert sum(map(len, batches)) == grid.n_frames(len(clip))
-    assert max(len(batch.stretch) for batch in batches) < 16000 * 180
+    assert max(len(batch.samples) for batch in batches) < 16000 * 180
 
 
 @pytest.mark.parametrize("name", ["clstm", "cvt"])

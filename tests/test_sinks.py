@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from serab_byols import Record
-from serab_byols.atomic_write import replaced_whole
+from serab_byols.atomic_write import atomic_write
 from serab_byols.corpus import tables as sinks
 from serab_byols.corpus.tables import METADATA_KEY, check_output, open_sink
 from serab_byols.errors import InvalidInputError, MissingExtraError
@@ -182,7 +182,7 @@ def test_permissions_are_those_of_the_old_file_or_of_any_new_one(tmp_path, exist
         path.touch()
         path.chmod(0o640)
         expected = 0o640
-    with replaced_whole(path) as scratch:
+    with atomic_write(path) as scratch:
         scratch.write_bytes(b"new")
     assert path.read_bytes() == b"new"
     assert stat.S_IMODE(path.stat().st_mode) == expected

@@ -7,13 +7,13 @@ import torch
 from parity_data import assert_close_to_peak, recipe_model, voice
 
 import serab_byols
-from serab_byols import hear
+from serab_byols.corpus import decode_ahead
 from serab_byols.corpus import embedding as embed
 from serab_byols.errors import AudioFileError
 from serab_byols.frontend import create_frontend
-from serab_byols.inference import streaming
+from serab_byols.inference import scenes, streaming
 from serab_byols.inference.frame_grid import FrameGrid
-from serab_byols.inference.overlapping_frames import FrameBatch
+from serab_byols.inference.overlapping_frames import OverlappingFrames
 from serab_byols.inference.streaming import stream_frames, stream_log_mel
 from serab_byols.normalization import Statistics
 
@@ -54,7 +54,7 @@ def test_shared_columns_equal_cutting_frames_first(frame_samples, hop):
     starts = torch.arange(6) * hop
     frames = torch.stack([stretch[start : start + frame_samples] for start in starts])
     frames = torch.nn.functional.pad(frames, (0, max(0, 513 - frame_samples)))
-    batch = FrameBatch(FRONT, stretch, starts, frame_samples, 513, Statistics(-6.0, 5.0))
+    batch = OverlappingFrames(FRONT, stretch, starts, frame_samples, 513, Statistics(-6.0, 5.0))
     torch.testing.assert_close(batch.log_mels(), (FRONT(frames) + 6) / 5, rtol=0, atol=2e-5)
 
 
@@ -73,7 +73,7 @@ def recording(tmp_path):
 def test_streamed_files_equal_files_in_memory(recording, monkeypatch, variant, normalization, options):
     model = recipe_model(variant, normalization=normalization)
     in_memory = serab_byols.embed_file(recording, model, start=0.5, **options)
-    monkeypatch.setattr(embed, "STREAM_S", 1.0)
+    monkeypatch.setattr(decode_ahead, "STREAM_S", 1.0)
     monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 400)
     streamed = serab_byols.embed_file(recording, model, start=0.5, **options)
     assert_close_to_peak(torch.from_numpy(streamed.embedding), torch.from_numpy(in_memory.embedding))
@@ -85,7 +85,7 @@ def test_streamed_dense_frames_equal_those_in_memory(recording, monkeypatch):
     model = recipe_model("default512")
     options = {"timestamps": True, "dense": True}
     in_memory = serab_byols.embed_file(recording, model, **options)
-    monkeypatch.setattr(embed, "STREAM_S", 1.0)
+    monkeypatch.setattr(decode_ahead, "STREAM_S", 1.0)
     streamed = serab_byols.embed_file(recording, model, **options)
     assert_close_to_peak(torch.from_numpy(streamed.embedding), torch.from_numpy(in_memory.embedding))
 
@@ -95,7 +95,7 @@ def test_long_clips_in_memory_go_through_in_blocks(monkeypatch):
     clips = torch.stack([voice(1, 40000), voice(2, 40000)])
     expected = serab_byols.get_scene_embeddings(clips, model)
     frames, _ = serab_byols.get_timestamp_embeddings(clips, model, 500, 250)
-    for module in (streaming, hear):
+    for module in (streaming, scenes):
         monkeypatch.setattr(module, "BLOCK_SAMPLES", 9000)
     assert_close_to_peak(serab_byols.get_scene_embeddings(clips, model), expected)
     assert_close_to_peak(serab_byols.get_timestamp_embeddings(clips, model, 500, 250)[0], frames)
@@ -109,8 +109,8 @@ def test_damage_late_in_a_streamed_file_leaves_no_rows(tmp_path, monkeypatch, no
     soundfile.write(good, samples, 16000, subtype="FLOAT")
     samples[60000] = np.nan
     soundfile.write(bad, samples, 16000, subtype="FLOAT")
-    monkeypatch.setattr(embed, "STREAM_S", 1.0)
-    monkeypatch.setattr("serab_byols.corpus.decoding._BLOCK_FRAMES", 4096)
+    monkeypatch.setattr(decode_ahead, "STREAM_S", 1.0)
+    monkeypatch.setattr("serab_byols.corpus.decoding._BLOCK_SAMPLES", 4096)
     monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 400)
     model = serab_byols.create_model("default", d=8, normalization=normalization)
     errors = []
@@ -129,7 +129,7 @@ def test_damage_late_in_a_streamed_file_leaves_no_rows(tmp_path, monkeypatch, no
 
 
 def test_short_and_long_files_keep_their_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "STREAM_S", 0.3)
+    monkeypatch.setattr(decode_ahead, "STREAM_S", 0.3)
     names = []
     for i, n_samples in enumerate([3000, 9000, 3000, 3000, 9000]):
         names.append(str(tmp_path / f"{i}.wav"))
@@ -139,11 +139,11 @@ def test_short_and_long_files_keep_their_order(tmp_path, monkeypatch):
 
 
 def test_gradients_stay_on_between_records(recording, monkeypatch):
-    monkeypatch.setattr(embed, "STREAM_S", 1.0)
+    monkeypatch.setattr(decode_ahead, "STREAM_S", 1.0)
     monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 400)
     model = serab_byols.create_model("default", d=8)
     for options in ({}, {"timestamps": True}):
         for _ in serab_byols.embed_files([recording, recording], model, **options):
             assert torch.is_grad_enabled()
-    for _ in embed.embed_parts([recording], model, FrameGrid(1000, 50, 16000)):
+    for _ in embed.embed_segments([recording], model, FrameGrid(1000, 50, 16000)):
         assert torch.is_grad_enabled()

@@ -9,19 +9,19 @@ import torch
 
 from serab_byols.checkpoint.reading import Checkpoint, read_checkpoint_file
 from serab_byols.checkpoint.resolve import named_weights, resolve_checkpoint
-from serab_byols.encoders import ENCODERS
+from serab_byols.encoders import ENCODERS, EncoderName
 from serab_byols.errors import CheckpointError, InvalidInputError
-from serab_byols.frontend import create_frontend
+from serab_byols.frontend import FrontendName, create_frontend
 from serab_byols.model import ByolsModel
-from serab_byols.normalization import parse_normalization
+from serab_byols.normalization import NormalizationName, parse_normalization
 
 
 def load_model(
     model_file_path: str | os.PathLike[str] = "",
-    model_name: str | None = None,
+    model_name: EncoderName | None = None,
     *,
-    normalization: str | Sequence[float] = "auto",
-    frontend: str = "torch",
+    normalization: NormalizationName | Sequence[float] = "auto",
+    frontend: FrontendName = "torch",
     device: str | torch.device = "cpu",
     cache_dir: str | os.PathLike[str] | None = None,
     offline: bool | None = None,

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from serab_byols._version import __version__
-from serab_byols.atomic_write import replaced_whole
+from serab_byols.atomic_write import atomic_write
 from serab_byols.checkpoint.format import (
     FORMAT_VERSION,
     HEADER_KEY,
@@ -21,10 +21,11 @@ from serab_byols.checkpoint.format import (
     first_not_finite,
     state_sha256,
 )
+from serab_byols.encoders import unwrapped
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import RECIPE
 from serab_byols.model import ByolsModel
-from serab_byols.normalization import parse_normalization
+from serab_byols.normalization import parse_statistics
 
 
 def save_checkpoint(
@@ -59,14 +60,10 @@ def save_checkpoint(
         raise InvalidInputError(f"a checkpoint's name ends in .safetensors, got {path.name!r}")
     if dtype is not None and dtype not in STORAGE_TYPES:
         raise InvalidInputError(f"weights are stored as one of {STORAGE_TYPES}, not {dtype}")
-    stats = model.statistics if statistics is None else parse_normalization(statistics)
-    if isinstance(stats, str):
-        raise InvalidInputError(f"statistics must be two numbers (mean, std), got {statistics!r}")
-    # torch.compile wraps a module and prefixes its keys; what it wraps has the published ones.
-    encoder = getattr(model.encoder, "_orig_mod", model.encoder)
+    stats = model.statistics if statistics is None else parse_statistics(statistics)
     state = {
         key: _stored(tensor, dtype).detach().cpu().clone().contiguous()
-        for key, tensor in encoder.state_dict().items()
+        for key, tensor in unwrapped(model.encoder).state_dict().items()
     }
     not_finite = first_not_finite(state)
     if not_finite:
@@ -87,7 +84,7 @@ def save_checkpoint(
         metadata = {HEADER_KEY: json.dumps(header, sort_keys=True, allow_nan=False)}
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"training_facts must be JSON-serialisable: {error}") from error
-    with replaced_whole(path) as scratch:
+    with atomic_write(path) as scratch:
         try:
             save_file(state, scratch, metadata)
         except SafetensorError as error:  # such as a full disk

@@ -6,7 +6,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from serab_byols.atomic_write import replaced_whole
+from serab_byols.atomic_write import atomic_write
 from serab_byols.checkpoint import registry
 from serab_byols.checkpoint.download import fetch
 from serab_byols.checkpoint.registry import PublishedWeights
@@ -80,7 +80,7 @@ def _copied(path: Path, folder: Path, weights: PublishedWeights | None = None) -
     target = folder / path.name
     if target.exists() and target.samefile(path):
         return target
-    with replaced_whole(target) as scratch:
+    with atomic_write(target) as scratch:
         shutil.copyfile(path, scratch)
         fault = None if weights is None else mismatch(scratch, weights)
         if fault is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from serab_byols.atomic_write import replaced_whole
+from serab_byols.atomic_write import atomic_write
 from serab_byols.checkpoint import load_model
 from serab_byols.cli.options import (
     EXIT_BAD_FILES,
@@ -24,7 +24,7 @@ from serab_byols.cli.options import (
     normalization_rule,
     say,
 )
-from serab_byols.corpus.embedding import check_corpus_normalization, embed_parts
+from serab_byols.corpus.embedding import check_corpus_normalization, embed_segments
 from serab_byols.corpus.provenance import describe_model
 from serab_byols.corpus.segments import Segment, find_segments
 from serab_byols.corpus.tables import check_output, open_sink
@@ -168,10 +168,10 @@ def _write_table(
                 say(str(error))
             bar.update()
 
-        parts = embed_parts(segments, model, grid, dense=options.dense, on_error=on_error)
-        for _, of_one in groupby(parts, key=attrgetter("index")):
-            for part in of_one:
-                sink.add(part.record)
+        chunks = embed_segments(segments, model, grid, dense=options.dense, on_error=on_error)
+        for _, of_one in groupby(chunks, key=attrgetter("index")):
+            for chunk in of_one:
+                sink.add(chunk.record)
             n_embedded += 1
             bar.update()
         if not n_embedded:
@@ -185,7 +185,7 @@ def _write_errors(path: Path, errors: list[tuple[str, str]]) -> None:
         path.unlink(missing_ok=True)
         return
     with (
-        replaced_whole(path) as scratch,
+        atomic_write(path) as scratch,
         scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         csv.writer(file).writerows([("file", "error"), *errors])

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from serab_byols.atomic_write import replaced_whole
+from serab_byols.atomic_write import atomic_write
 from serab_byols.cli.options import (
     EXIT_BAD_FILES,
     EXIT_OK,
@@ -146,7 +146,7 @@ def _write_outputs(
 ) -> None:
     if options.json is not None:
         report = as_json(results, manifest=options.manifest, skipped=skipped)
-        with replaced_whole(options.json) as scratch:
+        with atomic_write(options.json) as scratch:
             scratch.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if options.confusion is not None:
         options.confusion.mkdir(exist_ok=True)

@@ -26,8 +26,8 @@ MAX_AMPLITUDE = 1e12
 """Full scale is 1; integers kept as floats reach 2e9. What lies beyond is no audio (bytes read as the
 wrong type), and its power would overflow float32 and make the embedding NaN."""
 
-_BLOCK_FRAMES = 1 << 16
-_MP3_LEAD_IN_FRAMES = 16 * 1152
+_BLOCK_SAMPLES = 1 << 16
+_MP3_LEAD_IN_SAMPLES = 16 * 1152
 """An MP3 frame of 1152 samples takes bits from up to some ten frames before it."""
 
 
@@ -60,14 +60,14 @@ class AudioClip:
         if problem:
             self._file.close()
             raise AudioFileError(f"{path}: {problem}")
-        self._first = 0 if start_s is None else self._frame_at(start_s)
-        self._last = self._file.frames if end_s is None else self._frame_at(end_s)
+        self._first = 0 if start_s is None else self._sample_at(start_s)
+        self._last = self._file.frames if end_s is None else self._sample_at(end_s)
 
     def _problem(self, start_s: float, end_s: float) -> str | None:
         if self._file.frames == 0:
             return "holds no samples"
         # Written so that NaN fails too.
-        if not (0 <= start_s < end_s and self._frame_at(start_s) < self._frame_at(end_s)):
+        if not (0 <= start_s < end_s and self._sample_at(start_s) < self._sample_at(end_s)):
             duration_s = self._file.frames / self.sample_rate_hz
             return (
                 f"the segment from {start_s:g} to {end_s:g} s is empty or outside of the file's "
@@ -75,7 +75,7 @@ class AudioClip:
             )
         return None
 
-    def _frame_at(self, time_s: float) -> int:
+    def _sample_at(self, time_s: float) -> int:
         return round(min(time_s * self.sample_rate_hz, self._file.frames))
 
     @property
@@ -122,7 +122,7 @@ class AudioClip:
         try:
             self._go_to_first()
             while remaining > 0:
-                block = self._file.read(min(_BLOCK_FRAMES, remaining), dtype="float32", always_2d=True)
+                block = self._file.read(min(_BLOCK_SAMPLES, remaining), dtype="float32", always_2d=True)
                 if len(block) == 0:  # a header that promises more than the file holds
                     break
                 remaining -= len(block)
@@ -135,7 +135,7 @@ class AudioClip:
 
     def _go_to_first(self) -> None:
         is_mp3 = self._file.format == "MP3"
-        lead_in = min(self._first, _MP3_LEAD_IN_FRAMES) if is_mp3 else 0
+        lead_in = min(self._first, _MP3_LEAD_IN_SAMPLES) if is_mp3 else 0
         self._file.seek(self._first - lead_in)
         if lead_in:
             self._file.read(lead_in)
@@ -199,8 +199,8 @@ def resample_array(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
         )
     mono = samples.astype(np.float32, copy=False)
     mono = mono if mono.ndim == 1 else _mono(mono.T)
-    starts = range(0, len(mono), _BLOCK_FRAMES)
-    blocks = (mono[first : first + _BLOCK_FRAMES] for first in starts)
+    starts = range(0, len(mono), _BLOCK_SAMPLES)
+    blocks = (mono[first : first + _BLOCK_SAMPLES] for first in starts)
     return np.concatenate(list(resampled(blocks, from_hz, to_hz)))
 
 

@@ -1,70 +1,35 @@
-"""Files, and arrays at any sample rate, to embeddings."""
+"""Audio files, and arrays at any sample rate, to embeddings."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import groupby
 from operator import attrgetter
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from serab_byols.corpus.decode_ahead import N_CLIPS_AHEAD, DecodedSegment, decode_ahead, one_block_ahead
 from serab_byols.corpus.decoding import AudioClip, resample_array
-from serab_byols.corpus.record import Record
+from serab_byols.corpus.record import Record, RecordChunk, joined
 from serab_byols.corpus.segments import Segment, as_segment
-from serab_byols.errors import AudioFileError, InvalidInputError, SerabByolsError
-from serab_byols.hear import (
-    FRAME_DURATION_MS,
-    HOP_SIZE_MS,
-    embed_scene_stream,
-    get_scene_embeddings,
-    get_timestamp_embeddings,
-)
+from serab_byols.errors import InvalidInputError, SerabByolsError
+from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS, get_scene_embeddings
+from serab_byols.inference.context import inference_context
 from serab_byols.inference.frame_grid import MS_PER_S, FrameGrid
-from serab_byols.inference.runners import computing, make_runner
-from serab_byols.inference.timestamps import clip_statistics, dense_runner, frame_embeddings
+from serab_byols.inference.scenes import SceneEmbedder
+from serab_byols.inference.streaming import BlockSource
+from serab_byols.inference.timestamps import FrameEmbedder
+from serab_byols.inference.waveforms import to_waveforms
 from serab_byols.model import ByolsModel
-from serab_byols.normalization import Statistics
+from serab_byols.normalization import shares_statistics
 
-N_DECODING_THREADS = 2
-STREAM_S = 60.0
-"""A longer recording is streamed: it is decoded block by block and never in memory as a whole."""
-
-_CLIPS_AHEAD = 64
 _BATCH_S = 300.0
 """Clips are decoded ahead and embedded together until they hold this many seconds."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A record, or some rows of a long recording's, which come one after another.
-
-    Attributes:
-        index: the recording's position in what was asked for.
-        n_rows: of the recording in all.
-        record: some of them, or all.
-    """
-
-    index: int
-    n_rows: int
-    record: Record
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """A segment as its file gave it: samples (n,) at the model's rate, None if long; or an error."""
-
-    index: int
-    segment: Segment
-    start_s: float = 0.0
-    end_s: float = 0.0
-    samples: np.ndarray | None = None
-    error: SerabByolsError | None = None
-
 
 ErrorHandler = Callable[[Segment, SerabByolsError], None]
 
@@ -158,192 +123,180 @@ def embed_files(
         raise InvalidInputError(f"embed_files takes a list of paths, got {paths!r}; for one use embed_file")
     check_corpus_normalization(model)
     grid = FrameGrid(frame_duration, hop_size, model.sample_rate) if timestamps else None
-    parts = embed_parts(paths, model, grid, dense=dense, on_error=on_error)
-    return (_joined(of_one) for _, of_one in groupby(parts, key=attrgetter("index")))
+    chunks = embed_segments(paths, model, grid, dense=dense, on_error=on_error)
+    return (joined(of_one) for _, of_one in groupby(chunks, key=attrgetter("index")))
 
 
 def check_corpus_normalization(model: ByolsModel) -> None:
     """Refuse the rules by which a file's embedding would depend on its neighbours."""
     rule = model.resolved_normalization
-    if rule in ("batch", "hear2021"):
+    if shares_statistics(rule):
         raise InvalidInputError(
             f"normalization {rule!r} shares statistics between the clips of one call, which has no "
             "meaning for a corpus of files: use 'auto', 'clip' or fixed (mean, std)"
         )
 
 
-def embed_parts(
+def embed_segments(
     paths: Iterable[str | os.PathLike[str] | Segment],
     model: ByolsModel,
-    grid: FrameGrid | None,
+    grid: FrameGrid | None = None,
     *,
     dense: bool = False,
     on_error: ErrorHandler | None = None,
-) -> Iterator[Part]:
-    """As :func:`embed_files`, but a long recording's frames come in several records.
+) -> Iterator[RecordChunk]:
+    """As :func:`embed_files`, but a long recording's frames come in several chunks.
 
     Args:
         paths, model, dense, on_error: as for :func:`embed_files`.
         grid: of the frames; None for scenes.
 
     Yields:
-        A :class:`Part`. Before the first of a recording all of it has been decoded once, so that a
-        damaged one leaves no rows behind.
+        A :class:`RecordChunk`. Before the first of a recording all of it has been decoded once, so that
+        a damaged one leaves no rows behind.
     """
-    if grid is not None and dense:
-        dense_runner(model, make_runner(model))
-    batch: list[_Decoded] = []
-    for decoded in _decoded_ahead(paths, model.sample_rate):
-        if batch and (decoded.samples is None or _total_s(batch) >= _BATCH_S or len(batch) >= _CLIPS_AHEAD):
-            yield from _embed_batch(batch, model, grid, dense)
-            batch = []
+    with inference_context():
+        embed: _Records = _SceneRecords(model) if grid is None else _FrameRecords(model, grid, dense)
+    for batch in _batches(decode_ahead(paths, model.sample_rate)):
+        first = batch[0]
         try:
-            if decoded.error is not None:
-                raise decoded.error
-            if decoded.samples is not None:
-                batch.append(decoded)
-                continue
-            yield from _embed_stream(decoded, model, grid, dense)
+            if first.error is not None:
+                raise first.error
+            yield from embed.in_memory(batch) if first.samples is not None else _streamed(first, embed)
         except SerabByolsError as error:
             if on_error is None:
                 raise
-            on_error(decoded.segment, error)
+            on_error(first.segment, error)
+
+
+def _batches(decoded: Iterator[DecodedSegment]) -> Iterator[list[DecodedSegment]]:
+    """Clips in memory that are embedded together; a long recording is on its own, and so is a bad one."""
+    batch: list[DecodedSegment] = []
+    batch_s = 0.0
+    for item in decoded:
+        if batch and (item.samples is None or batch_s >= _BATCH_S or len(batch) >= N_CLIPS_AHEAD):
+            yield batch
+            batch, batch_s = [], 0.0
+        if item.samples is None:
+            yield [item]
+        else:
+            batch.append(item)
+            batch_s += item.end_s - item.start_s
     if batch:
-        yield from _embed_batch(batch, model, grid, dense)
+        yield batch
 
 
-def _total_s(batch: list[_Decoded]) -> float:
-    return sum(decoded.end_s - decoded.start_s for decoded in batch)
+class _Records(Protocol):
+    """The way from decoded segments to records: one for scenes, one for frames."""
+
+    model: ByolsModel
+
+    def in_memory(self, batch: list[DecodedSegment]) -> Iterator[RecordChunk]:
+        """Records of clips that are in memory."""
+        ...
+
+    def streamed(
+        self, decoded: DecodedSegment, clip: AudioClip, source: BlockSource
+    ) -> Iterator[RecordChunk]:
+        """Chunks of a long recording; where ``clip`` really ends is known once it has been decoded."""
+        ...
 
 
-def _joined(parts: Iterator[Part]) -> Record:
-    """The records of one recording as one, each copied and let go as it comes."""
-    head = next(parts)
-    record = head.record
-    if record.time is None or len(record.time) == head.n_rows:
-        return record
-    embedding = np.empty((head.n_rows, record.embedding.shape[1]), np.float32)
-    start, end, time = np.empty((3, head.n_rows))
-    done = 0
-    for part in chain([head], parts):
-        record = part.record
-        rows = slice(done, done + len(record.embedding))
-        embedding[rows], time[rows] = record.embedding, record.time
-        start[rows], end[rows] = record.start, record.end
-        done = rows.stop
-    return Record(record.file, start, end, embedding, time)
-
-
-def _decoded_ahead(
-    paths: Iterable[str | os.PathLike[str] | Segment], sample_rate_hz: int
-) -> Iterator[_Decoded]:
-    """Decode in threads (libsndfile and soxr release the interpreter lock), some clips ahead."""
-    with ThreadPoolExecutor(N_DECODING_THREADS, thread_name_prefix="decode") as pool:
-        waiting: deque[Future[_Decoded]] = deque()
-        try:
-            for index, item in enumerate(paths):
-                waiting.append(pool.submit(_decode, index, as_segment(item), sample_rate_hz))
-                if len(waiting) > _CLIPS_AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _decode(index: int, segment: Segment, sample_rate_hz: int) -> _Decoded:
-    """A segment's samples, unless it is long, which is left to be streamed, or bad."""
-    try:
-        _check_name(segment)
-        with AudioClip(segment.path, segment.start_s, segment.end_s) as clip:
-            is_long = clip.end_s - clip.start_s > STREAM_S
-            samples = None if is_long else clip.read(sample_rate_hz)
-            return _Decoded(index, segment, clip.start_s, clip.end_s, samples)
-    except SerabByolsError as error:
-        return _Decoded(index, segment, error=error)
-
-
-def _check_name(segment: Segment) -> None:
-    if segment.problem:
-        raise AudioFileError(f"{segment.file or '(no name)'}: {segment.problem}")
-    try:
-        segment.file.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise AudioFileError(
-            f"{segment.file!r}: the file's name is not valid UTF-8, so no table can hold it"
-        ) from error
-
-
-def _embed_batch(
-    batch: list[_Decoded], model: ByolsModel, grid: FrameGrid | None, dense: bool
-) -> Iterator[Part]:
-    """Records of clips that are in memory."""
-    clips = [decoded.samples for decoded in batch if decoded.samples is not None]
-    if grid is None:
-        embeddings = get_scene_embeddings(clips, model).cpu().numpy()
-        for decoded, embedding in zip(batch, embeddings):
-            yield Part(decoded.index, 1, _scene_record(decoded, embedding))
-        return
-    frames, _ = get_timestamp_embeddings(clips, model, grid.frame_ms, grid.hop_ms, dense=dense)
-    for decoded, embeddings in zip(batch, frames):
-        record = _frames_record(decoded, grid, embeddings.cpu().numpy(), 0)
-        yield Part(decoded.index, len(embeddings), record)
-
-
-def _embed_stream(
-    decoded: _Decoded, model: ByolsModel, grid: FrameGrid | None, dense: bool
-) -> Iterator[Part]:
-    """Records of a long recording that is never in memory as a whole."""
-    segment = decoded.segment
+def _streamed(decoded: DecodedSegment, embed: _Records) -> Iterator[RecordChunk]:
+    """A long recording, which is never in memory as a whole."""
+    segment, model = decoded.segment, embed.model
     with (
         AudioClip(segment.path, segment.start_s, segment.end_s) as clip,
         ThreadPoolExecutor(1, thread_name_prefix="decode") as pool,
     ):
 
         def source() -> Iterator[torch.Tensor]:
-            for block in _one_ahead(clip.blocks(model.sample_rate), pool):
+            for block in one_block_ahead(clip.blocks(model.sample_rate), pool):
                 yield torch.from_numpy(block).to(model.device)
 
-        if grid is None:
-            with computing():
-                embedding = embed_scene_stream(source, model).cpu().numpy()
-            yield Part(decoded.index, 1, _scene_record(replace(decoded, end_s=clip.end_s), embedding))
-            return
-        with computing():
-            statistics, n_samples = clip_statistics(source, model)  # finds damage before the first row
-            rule = model.resolved_normalization
-            statistics = rule if isinstance(rule, Statistics) else statistics
-            blocks = frame_embeddings(source, model, make_runner(model), grid, statistics, dense)
-        decoded = replace(decoded, end_s=clip.end_s)  # known since all of it has been decoded
-        n_frames, first = grid.n_frames(n_samples), 0
-        while first < n_frames:
-            with computing():  # not across the yield, where the caller computes
-                frames = next(blocks).cpu().numpy()
-            yield Part(decoded.index, n_frames, _frames_record(decoded, grid, frames, first))
-            first += len(frames)
+        yield from embed.streamed(decoded, clip, source)
 
 
-def _one_ahead(blocks: Iterator[np.ndarray], pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
-    """The same blocks, the next one being decoded while the last one is used."""
-    future = pool.submit(next, blocks, None)
-    while (block := future.result()) is not None:
-        future = pool.submit(next, blocks, None)
-        yield block
+class _SceneRecords:
+    """A record a clip."""
+
+    def __init__(self, model: ByolsModel) -> None:
+        self.model = model
+        self._embedder = SceneEmbedder(model)
+
+    def in_memory(self, batch: list[DecodedSegment]) -> Iterator[RecordChunk]:
+        with inference_context():
+            embeddings = self._embedder(_waveforms(batch, self.model)).cpu().numpy()
+        for decoded, embedding in zip(batch, embeddings):
+            yield self._chunk(decoded, embedding)
+
+    def streamed(
+        self, decoded: DecodedSegment, clip: AudioClip, source: BlockSource
+    ) -> Iterator[RecordChunk]:
+        with inference_context():
+            embedding = self._embedder.stream(source).cpu().numpy()
+        yield self._chunk(replace(decoded, end_s=clip.end_s), embedding)
+
+    @staticmethod
+    def _chunk(decoded: DecodedSegment, embedding: np.ndarray) -> RecordChunk:
+        record = Record(decoded.segment.file, decoded.start_s, decoded.end_s, embedding)
+        return RecordChunk(decoded.index, 1, record)
 
 
-def _scene_record(decoded: _Decoded, embedding: np.ndarray) -> Record:
-    return Record(decoded.segment.file, decoded.start_s, decoded.end_s, embedding)
+class _FrameRecords:
+    """A record with a row a frame; a long recording's comes in chunks."""
+
+    def __init__(self, model: ByolsModel, grid: FrameGrid, dense: bool) -> None:
+        self.model = model
+        self.grid = grid
+        self._embedder = FrameEmbedder(model, grid, dense=dense)
+
+    def in_memory(self, batch: list[DecodedSegment]) -> Iterator[RecordChunk]:
+        with inference_context():
+            clips = _waveforms(batch, self.model)
+            frames = [
+                torch.empty(
+                    self.grid.n_frames(len(clip)),
+                    self.model.timestamp_embedding_size,
+                    dtype=torch.float32,
+                )
+                for clip in clips
+            ]
+            self._embedder(clips, frames)
+        for decoded, embedding in zip(batch, frames):
+            yield self._chunk(decoded, embedding.numpy(), 0, len(embedding))
+
+    def streamed(
+        self, decoded: DecodedSegment, clip: AudioClip, source: BlockSource
+    ) -> Iterator[RecordChunk]:
+        with inference_context():
+            statistics, n_samples = self._embedder.measure(source)  # finds damage before the first row
+            blocks = self._embedder.stream(source, statistics)
+        decoded = replace(decoded, end_s=clip.end_s)
+        n_frames, n_done = self.grid.n_frames(n_samples), 0
+        while n_done < n_frames:
+            with inference_context():  # not across the yield, where the caller computes
+                embedding = next(blocks).cpu().numpy()
+            yield self._chunk(decoded, embedding, n_done, n_frames)
+            n_done += len(embedding)
+
+    def _chunk(
+        self, decoded: DecodedSegment, embedding: np.ndarray, first: int, n_frames: int
+    ) -> RecordChunk:
+        """The frames from number ``first`` on."""
+        grid = self.grid
+        time = decoded.start_s + np.arange(first, first + len(embedding)) * (grid.hop_ms / MS_PER_S)
+        half_s = grid.frame_ms / MS_PER_S / 2
+        record = Record(
+            file=decoded.segment.file,
+            start=np.clip(time - half_s, decoded.start_s, decoded.end_s),
+            end=np.clip(time + half_s, decoded.start_s, decoded.end_s),
+            embedding=embedding,
+            time=np.minimum(time, decoded.end_s),
+        )
+        return RecordChunk(decoded.index, n_frames, record)
 
 
-def _frames_record(decoded: _Decoded, grid: FrameGrid, embedding: np.ndarray, first: int) -> Record:
-    """A record of the frames from number ``first`` on."""
-    time = decoded.start_s + np.arange(first, first + len(embedding)) * (grid.hop_ms / MS_PER_S)
-    half_s = grid.frame_ms / MS_PER_S / 2
-    return Record(
-        file=decoded.segment.file,
-        start=np.clip(time - half_s, decoded.start_s, decoded.end_s),
-        end=np.clip(time + half_s, decoded.start_s, decoded.end_s),
-        embedding=embedding,
-        time=np.minimum(time, decoded.end_s),
-    )
+def _waveforms(batch: list[DecodedSegment], model: ByolsModel) -> list[torch.Tensor]:
+    samples = [decoded.samples for decoded in batch if decoded.samples is not None]
+    return to_waveforms(samples, model.device)

@@ -1,8 +1,10 @@
-"""One row, or the rows of one recording, of what embedding a corpus gives."""
+"""What embedding a file gives: a record, or chunks of one that is too long to hold."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -24,3 +26,36 @@ class Record:
     end: float | np.ndarray
     embedding: np.ndarray
     time: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class RecordChunk:
+    """A record, or some consecutive rows of a long recording's.
+
+    Attributes:
+        index: position of the segment in what was asked for.
+        n_rows: rows of the whole record.
+        record: the rows of this chunk.
+    """
+
+    index: int
+    n_rows: int
+    record: Record
+
+
+def joined(chunks: Iterator[RecordChunk]) -> Record:
+    """The chunks of one recording as one record; each is copied and released as it comes."""
+    first = next(chunks)
+    record = first.record
+    if record.time is None or len(record.time) == first.n_rows:
+        return record
+    embedding = np.empty((first.n_rows, record.embedding.shape[1]), np.float32)
+    start, end, time = np.empty((3, first.n_rows))
+    n_done = 0
+    for chunk in chain([first], chunks):
+        record = chunk.record
+        rows = slice(n_done, n_done + len(record.embedding))
+        embedding[rows], time[rows] = record.embedding, record.time
+        start[rows], end[rows] = record.start, record.end
+        n_done = rows.stop
+    return Record(record.file, start, end, embedding, time)

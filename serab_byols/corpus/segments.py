@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serab_byols.corpus.decoding import AUDIO_SUFFIXES
-from serab_byols.errors import InvalidInputError
+from serab_byols.errors import AudioFileError, InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,21 @@ class Segment:
     start_s: float | None = None
     end_s: float | None = None
     problem: str | None = None
+
+    def check(self) -> None:
+        """Refuse a segment that is known to be bad, or whose name no table can hold.
+
+        Raises:
+            AudioFileError: it is.
+        """
+        if self.problem:
+            raise AudioFileError(f"{self.file or '(no name)'}: {self.problem}")
+        try:
+            self.file.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise AudioFileError(
+                f"{self.file!r}: the file's name is not valid UTF-8, so no table can hold it"
+            ) from error
 
 
 def as_segment(item: str | os.PathLike[str] | Segment) -> Segment:

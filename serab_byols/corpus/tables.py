@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from serab_byols.atomic_write import replaced_whole
+from serab_byols.atomic_write import atomic_write
 from serab_byols.corpus.record import Record
 from serab_byols.errors import InvalidInputError, missing_extra
 
@@ -193,7 +193,7 @@ def open_sink(
         metadata: JSON-serialisable facts about the model, kept with the table.
     """
     check_output(path)
-    with replaced_whole(path) as scratch:
+    with atomic_write(path) as scratch:
         sink = SINKS[path.suffix](scratch, embedding_size, timestamps, metadata)
         try:
             yield sink

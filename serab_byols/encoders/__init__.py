@@ -7,7 +7,7 @@ from typing import Any
 from serab_byols.encoders.audiontt import AudioNTT
 from serab_byols.encoders.clstm import CLSTM
 from serab_byols.encoders.cvt import CvT
-from serab_byols.encoders.encoder import Encoder
+from serab_byols.encoders.encoder import Encoder, EncoderName, unwrapped
 from serab_byols.encoders.resnetish import Resnetish34
 from serab_byols.errors import InvalidInputError
 
@@ -34,4 +34,14 @@ def create_encoder(name: str, **config: Any) -> Encoder:
         raise InvalidInputError(f"the {name!r} encoder does not take {config}: {error}") from error
 
 
-__all__ = ["CLSTM", "ENCODERS", "AudioNTT", "CvT", "Encoder", "Resnetish34", "create_encoder"]
+__all__ = [
+    "CLSTM",
+    "ENCODERS",
+    "AudioNTT",
+    "CvT",
+    "Encoder",
+    "EncoderName",
+    "Resnetish34",
+    "create_encoder",
+    "unwrapped",
+]

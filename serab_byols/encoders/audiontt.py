@@ -35,7 +35,7 @@ class AudioNTT(Encoder):
     """
 
     name = "default"
-    min_frames = 8
+    min_columns = 8
 
     def __init__(self, d: int = 2048) -> None:
         if d < 1:
@@ -57,8 +57,8 @@ class AudioNTT(Encoder):
             return {"d": int(state["fc.0.weight"].shape[0])}
         return None
 
-    def frame_features(self, x: torch.Tensor) -> torch.Tensor:
+    def step_features(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(flatten_mel_major(self.features(x)))  # (B, 1, 64, T) to (B, T // 8, d)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return mean_max(self.frame_features(x))
+        return mean_max(self.step_features(x))

@@ -23,7 +23,7 @@ class CLSTM(Encoder):
     """
 
     name = "clstm"
-    min_frames = 10
+    min_columns = 10
 
     def __init__(self) -> None:
         super().__init__(embedding_size=2 * HIDDEN, config={})

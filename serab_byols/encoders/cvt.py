@@ -141,7 +141,7 @@ class CvT(Encoder):
     """
 
     name = "cvt"
-    min_frames = 1
+    min_columns = 1
 
     def __init__(
         self,

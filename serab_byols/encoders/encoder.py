@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -12,24 +12,26 @@ from torch import nn
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import N_MELS, SAMPLE_RATE_HZ
 
+EncoderName = Literal["default", "resnetish34", "clstm", "cvt"]
+
 
 class Encoder(nn.Module):
     """Normalised log-mel spectrogram to embedding.
 
     Shape:
-        - input: (B, 1, 64 mel, T), T of at least ``min_frames``
+        - input: (B, 1, 64 mel, T), T of at least ``min_columns``
         - output: (B, ``embedding_size``)
 
     Attributes:
         name: the public model name, as in ``load_model(path, name)``.
-        min_frames: the shortest T that leaves the encoder something to pool.
+        min_columns: the shortest T that leaves the encoder something to pool.
         embedding_size: width D of the embedding; ``scene_embedding_size`` and
             ``timestamp_embedding_size`` (HEAR 2021 common API) equal it.
         config: constructor arguments that build the same architecture again.
     """
 
-    name: ClassVar[str]
-    min_frames: ClassVar[int]
+    name: ClassVar[EncoderName]
+    min_columns: ClassVar[int]
     sample_rate: ClassVar[int] = SAMPLE_RATE_HZ
 
     def __init__(self, embedding_size: int, config: dict[str, Any]) -> None:
@@ -51,20 +53,28 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] != N_MELS or x.shape[3] < self.min_frames:
+        if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] != N_MELS or x.shape[3] < self.min_columns:
             raise InvalidInputError(
-                f"the {self.name!r} encoder takes a log-mel of shape (batch, 1, {N_MELS}, frames) "
-                f"with at least {self.min_frames} frames, got {tuple(x.shape)}"
+                f"the {self.name!r} encoder takes a log-mel of shape (batch, 1, {N_MELS}, columns) "
+                f"with at least {self.min_columns} columns, got {tuple(x.shape)}"
             )
         return self.encode(x)
 
-    def frame_features(self, x: torch.Tensor) -> torch.Tensor | None:
-        """Features (B, T', D) whose mean plus maximum over time is the embedding; None without such."""
+    def step_features(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Features (B, T', D) of the time steps, whose mean plus maximum is the embedding.
+
+        None for encoders that do not make their embedding that way.
+        """
         return None
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """The encoder proper, on an input that has been checked."""
         raise NotImplementedError
+
+
+def unwrapped(encoder: Encoder) -> Encoder:
+    """The encoder itself where ``torch.compile`` has wrapped it, else the encoder as it is."""
+    return getattr(encoder, "_orig_mod", encoder)
 
 
 def flatten_mel_major(x: torch.Tensor) -> torch.Tensor:

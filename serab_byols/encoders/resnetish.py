@@ -41,7 +41,7 @@ class Resnetish34(Encoder):
     """ResNet-34 without average pool and classifier; the stem's convolution has stride 1."""
 
     name = "resnetish34"
-    min_frames = 1
+    min_columns = 1
 
     def __init__(self) -> None:
         super().__init__(embedding_size=LAYERS[-1][0] * (N_MELS // 16), config={})
@@ -69,11 +69,11 @@ class Resnetish34(Encoder):
     def config_from_state_dict(cls, state: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
         return {} if "layer1.0.conv1.weight" in state and "conv1.weight" in state else None
 
-    def frame_features(self, x: torch.Tensor) -> torch.Tensor:
+    def step_features(self, x: torch.Tensor) -> torch.Tensor:
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
         for layer in self.layers:
             x = layer(x)
         return flatten_mel_major(x)  # (B, 512, 4, ceil(T / 16)) to (B, ceil(T / 16), 2048)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return mean_max(self.frame_features(x))
+        return mean_max(self.step_features(x))

@@ -1,8 +1,8 @@
-"""Waveforms that pass by in blocks: log-mels and frames without the whole clip in memory."""
+"""Waveforms in blocks: log-mels and frames without the whole clip in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -11,24 +11,28 @@ from serab_byols.frontend import HOP_SAMPLES, N_FFT, PAD_SAMPLES, LogMelFrontend
 from serab_byols.inference.frame_grid import FrameGrid
 
 BLOCK_SAMPLES = 30 * 16000
-"""Half a minute at a time."""
+"""Half a minute."""
 
 Blocks = Iterable[torch.Tensor]
+"""Consecutive blocks (n_i,) of a waveform, float32, on the model's device."""
+
+BlockSource = Callable[[], Blocks]
+"""Returns the blocks from the beginning, every time it is called."""
 
 
-def blocks_of(clip: torch.Tensor) -> Iterator[torch.Tensor]:
-    """A clip (n,) that is in memory anyway, block by block."""
+def split_into_blocks(clip: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Blocks of a waveform (n,) that is in memory."""
     yield from clip.split(BLOCK_SAMPLES)
 
 
-def stream_log_mel(front: LogMelFrontend, blocks: Blocks, min_samples: int) -> Iterator[torch.Tensor]:
+def stream_log_mel(frontend: LogMelFrontend, blocks: Blocks, min_samples: int) -> Iterator[torch.Tensor]:
     """Log-mel (64, t_i) of a waveform in blocks (n_i,), equal to that of the whole.
 
     A clip of less than ``min_samples`` gets zeros appended. Front ends other than ``"torch"`` take
     the whole waveform at once.
     """
-    if not isinstance(front, TorchFrontend):
-        yield front(_at_least(torch.cat(list(blocks)), min_samples)[None])[0]
+    if not isinstance(frontend, TorchFrontend):
+        yield frontend(_padded(torch.cat(list(blocks)), min_samples)[None])[0]
         return
     buffer: torch.Tensor | None = None
     started = False
@@ -40,24 +44,24 @@ def stream_log_mel(front: LogMelFrontend, blocks: Blocks, min_samples: int) -> I
         n_columns = (len(buffer) - N_FFT) // HOP_SAMPLES if started else 0
         if n_columns > 0:
             # The last column that fits waits, so that the samples to be reflected stay in the buffer.
-            yield front.log_mel_unpadded(buffer[None, : (n_columns - 1) * HOP_SAMPLES + N_FFT])[0]
+            yield frontend.log_mel_unpadded(buffer[None, : (n_columns - 1) * HOP_SAMPLES + N_FFT])[0]
             buffer = buffer[n_columns * HOP_SAMPLES :]
     assert buffer is not None
     if not started:
-        yield front(_at_least(buffer, min_samples)[None])[0]
+        yield frontend(_padded(buffer, min_samples)[None])[0]
         return
     buffer = torch.cat([buffer, buffer[-PAD_SAMPLES - 1 : -1].flip(0)])
-    yield front.log_mel_unpadded(buffer[None])[0]
+    yield frontend.log_mel_unpadded(buffer[None])[0]
 
 
-def _at_least(clip: torch.Tensor, n_samples: int) -> torch.Tensor:
+def _padded(clip: torch.Tensor, n_samples: int) -> torch.Tensor:
     return F.pad(clip, (0, max(0, n_samples - len(clip))))
 
 
 def stream_frames(
     blocks: Blocks, grid: FrameGrid, frames_at_once: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Stretches of a zero-padded clip, each with the first samples of the frames that lie in it.
+    """Excerpts of a zero-padded waveform, each with the first samples of the frames that lie in it.
 
     Yields:
         Samples (m,) and frame starts (k,), int64, relative to them; in order, every frame once.

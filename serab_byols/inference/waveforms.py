@@ -1,4 +1,4 @@
-"""What callers pass as audio, as a list of one-dimensional float32 tensors."""
+"""The ``audio`` argument of the HEAR functions, checked and as a list of float32 tensors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from serab_byols.errors import InvalidInputError
 AudioBatch = torch.Tensor | np.ndarray | Sequence[torch.Tensor | np.ndarray]
 
 
-def as_clips(audio: AudioBatch, device: torch.device) -> list[torch.Tensor]:
-    """Clips (n_i,), float32, on ``device``.
+def to_waveforms(audio: AudioBatch, device: torch.device) -> list[torch.Tensor]:
+    """Waveforms (n_i,), float32, on ``device``.
 
     Args:
         audio: (n_clips, n_samples), or a list of (n_samples,); tensors or arrays, floating point.
@@ -36,10 +36,10 @@ def as_clips(audio: AudioBatch, device: torch.device) -> list[torch.Tensor]:
         raise InvalidInputError(
             f"audio must be a tensor, an array, or a list of them, got {type(audio).__name__}"
         )
-    return [_clip(clip, f"clip {i}", device) for i, clip in enumerate(audio)]
+    return [_waveform(clip, f"clip {i}", device) for i, clip in enumerate(audio)]
 
 
-def _clip(clip: torch.Tensor | np.ndarray, label: str, device: torch.device) -> torch.Tensor:
+def _waveform(clip: torch.Tensor | np.ndarray, label: str, device: torch.device) -> torch.Tensor:
     if not isinstance(clip, (torch.Tensor, np.ndarray)):
         raise InvalidInputError(f"{label} must be a tensor or an array, got {type(clip).__name__}")
     if clip.ndim != 1:

@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
-from serab_byols.atomic_write import flush_to_disk, replaced_whole
+from serab_byols.atomic_write import atomic_write, flush_to_disk
 from serab_byols.errors import DivergedError
 from serab_byols.pretrain.distributed import averaged
 from serab_byols.pretrain.module import PretrainModule
@@ -81,7 +81,7 @@ def keep_rows_before(path: Path, step: int) -> None:
     if not rows:
         path.unlink()
         return
-    with replaced_whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
 
 

@@ -111,10 +111,10 @@ class PretrainConfig:
             )
         if not any(getattr(self, name) for name in weights):
             raise InvalidInputError(f"nothing to learn: all of {', '.join(weights)} are 0")
-        if self.n_samples <= MIN_SAMPLES or self.n_frames < ENCODERS[self.encoder].min_frames:
+        if self.n_samples <= MIN_SAMPLES or self.n_frames < ENCODERS[self.encoder].min_columns:
             raise InvalidInputError(
                 f"crop_s={self.crop_s:g} is too short for the encoder {self.encoder!r}, which needs "
-                f"{ENCODERS[self.encoder].min_frames} frames of 10 ms"
+                f"{ENCODERS[self.encoder].min_columns} frames of 10 ms"
             )
         if self.statistics is not None and isinstance(parse_normalization(self.statistics), str):
             raise InvalidInputError(f"statistics are two numbers (mean, std), got {self.statistics!r}")

@@ -30,7 +30,7 @@ _CLIPS_AT_ONCE = 16
 
 def embedding_and_frames(encoder: Encoder, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Embedding (B, D) and, where the encoder has such, features (B, T', D), of (B, 1, 64, T)."""
-    frames = _audiontt_frames(encoder, x) if type(encoder) is AudioNTT else encoder.frame_features(x)
+    frames = _audiontt_frames(encoder, x) if type(encoder) is AudioNTT else encoder.step_features(x)
     return (encoder(x), None) if frames is None else (mean_max(frames), frames)
 
 

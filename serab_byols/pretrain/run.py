@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from serab_byols.atomic_write import replaced_whole
+from serab_byols.atomic_write import atomic_write
 from serab_byols.checkpoint import load_model, save_checkpoint, weights_sha256
 from serab_byols.encoders import Encoder, create_encoder
 from serab_byols.errors import CheckpointError, InvalidInputError
@@ -350,7 +350,7 @@ def _write(
     model = ByolsModel(encoder, create_frontend("torch"), statistics=module.views.norm.statistics)
     save_checkpoint(model, outputs.weights, training_facts=facts)
     if outputs.log.exists():
-        with replaced_whole(outputs.curve) as scratch:
+        with atomic_write(outputs.curve) as scratch:
             draw_loss(outputs.log, scratch)
     _write_errors(outputs.errors, result.bad_files, is_resumed)
 
@@ -365,7 +365,7 @@ def _write_errors(path: Path, bad_files: list[tuple[str, str]], is_resumed: bool
         path.unlink(missing_ok=True)
         return
     with (
-        replaced_whole(path) as scratch,
+        atomic_write(path) as scratch,
         scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         csv.writer(file).writerows([("file", "error"), *bad_files])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from serab_byols.corpus.decoding import AudioClip
-from serab_byols.corpus.embedding import ErrorHandler, check_corpus_normalization, embed_parts
+from serab_byols.corpus.embedding import ErrorHandler, check_corpus_normalization, embed_segments
 from serab_byols.corpus.provenance import describe_model
 from serab_byols.corpus.segments import Segment
 from serab_byols.errors import AudioFileError, SerabByolsError
@@ -62,8 +62,8 @@ class ModelFeatures:
     def vectors(
         self, segments: Sequence[Segment], on_error: ErrorHandler
     ) -> Iterator[tuple[int, np.ndarray]]:
-        for part in embed_parts(segments, self.model, None, on_error=on_error):
-            yield part.index, part.record.embedding
+        for chunk in embed_segments(segments, self.model, None, on_error=on_error):
+            yield chunk.index, chunk.record.embedding
 
 
 class RandomFeatures(ModelFeatures):

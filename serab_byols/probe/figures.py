@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from serab_byols.atomic_write import replaced_whole
+from serab_byols.atomic_write import atomic_write
 from serab_byols.errors import missing_extra
 from serab_byols.probe.evaluation import ProbeResult
 
@@ -60,7 +60,7 @@ def draw_confusion(result: ProbeResult, path: str | os.PathLike[str]) -> Path:
     figure = Figure(figsize=(inches + MARGIN_INCHES, inches + MARGIN_INCHES), layout="constrained")
     _draw(figure, result)
     path = Path(path)
-    with replaced_whole(path) as scratch, warnings.catch_warnings():
+    with atomic_write(path) as scratch, warnings.catch_warnings():
         # Labels may be in a script that the font lacks; their boxes are no reason to fail.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(scratch, format="png", dpi=DPI)

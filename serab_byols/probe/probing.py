@@ -13,6 +13,7 @@ from serab_byols.corpus.embedding import ErrorHandler
 from serab_byols.corpus.segments import Segment
 from serab_byols.errors import InvalidInputError, SerabByolsError, missing_extra
 from serab_byols.model import ByolsModel
+from serab_byols.normalization import NormalizationName
 from serab_byols.probe.evaluation import ProbeResult, evaluate
 from serab_byols.probe.features import (
     Features,
@@ -36,7 +37,7 @@ def probe(
     by: str = "auto",
     n_folds: int = N_FOLDS,
     c: float | None = None,
-    normalization: str | Sequence[float] = "auto",
+    normalization: NormalizationName | Sequence[float] = "auto",
     device: str | torch.device = "cpu",
     seed: int = 0,
     on_error: ErrorHandler | None = None,
@@ -118,7 +119,7 @@ def _features(
     models: Sequence[str | os.PathLike[str] | ByolsModel],
     random: bool,
     hand_made: bool,
-    normalization: str | Sequence[float],
+    normalization: NormalizationName | Sequence[float],
     device: str | torch.device,
     seed: int,
 ) -> list[Features]:

@@ -9,16 +9,22 @@ import torch.nn.functional as F
 
 from serab_byols.encoders import AudioNTT
 from serab_byols.encoders.encoder import mean_max
-from serab_byols.inference.overlapping_frames import FrameBatch
-from serab_byols.inference.runners.runner import PooledRunner, as_image, folded, max_pool_2x2, mel_major
-from serab_byols.inference.runners.shared_steps import in_groups, shared_steps
+from serab_byols.inference.overlapping_frames import OverlappingFrames
+from serab_byols.inference.runners.runner import (
+    PooledRunner,
+    as_image,
+    fold_batch_norm,
+    max_pool_2x2,
+    mel_major,
+)
+from serab_byols.inference.runners.shared_steps import embed_in_groups, shared_steps
 
 CONVOLVED_COLUMNS = 1000
 """Log-mel columns that go through the convolutions together, so that their output stays in the cache."""
 
 
 class AudioNTTRunner(PooledRunner):
-    """Three folded convolutions, each pooled before its ReLU, and the linear layers on every step.
+    """Three fold_batch_norm convolutions, each pooled before its ReLU, and the linear layers on every step.
 
     The maximum commutes with ReLU, which never reverses an order; on a quarter of the values it
     costs a quarter.
@@ -30,7 +36,7 @@ class AudioNTTRunner(PooledRunner):
     def __init__(self, encoder: AudioNTT) -> None:
         features: Any = encoder.features  # as built: convolutions at 0, 4, 8, norms at 1, 5, 9
         fc: Any = encoder.fc
-        self._convolutions = [folded(features[i], features[i + 1]) for i in (0, 4, 8)]
+        self._convolutions = [fold_batch_norm(features[i], features[i + 1]) for i in (0, 4, 8)]
         self._linears = [(fc[i].weight.detach(), fc[i].bias.detach()) for i in (0, 3)]
 
     def n_steps(self, n_columns: int) -> int:
@@ -39,10 +45,10 @@ class AudioNTTRunner(PooledRunner):
     def features(self, log_mel: torch.Tensor) -> torch.Tensor:
         return self._linear(self._steps(log_mel))
 
-    def of_many(self, log_mels: list[torch.Tensor]) -> list[torch.Tensor]:
+    def embed_batches(self, log_mels: list[torch.Tensor]) -> list[torch.Tensor]:
         """The linear layers work on steps, and take those of all clips together: their weights are large."""
         if len(log_mels) == 1 or max(log_mel.shape[2] for log_mel in log_mels) > self.chunk_columns:
-            return super().of_many(log_mels)
+            return super().embed_batches(log_mels)
         convolved = [self._steps(log_mel) for log_mel in log_mels]
         rows = self._linear(torch.cat([steps.flatten(0, 1) for steps in convolved]))
         of_clips = rows.float().split([steps.shape[0] * steps.shape[1] for steps in convolved])
@@ -51,12 +57,12 @@ class AudioNTTRunner(PooledRunner):
     def _steps(self, log_mel: torch.Tensor) -> torch.Tensor:
         """(b, T // 8, 512) of (b, 64, T)."""
         size = max(1, CONVOLVED_COLUMNS // log_mel.shape[2])
-        return torch.cat([self._convolved(part) for part in log_mel.split(size)])
+        return torch.cat([self._convolve(part) for part in log_mel.split(size)])
 
-    def frames(self, frames: FrameBatch) -> torch.Tensor:
-        return in_groups(frames, self._convolutions, self._shared, super().frames)
+    def embed_frames(self, frames: OverlappingFrames) -> torch.Tensor:
+        return embed_in_groups(frames, self._convolutions, self._shared, super().embed_frames)
 
-    def _shared(self, frames: FrameBatch) -> torch.Tensor:
+    def _shared(self, frames: OverlappingFrames) -> torch.Tensor:
         shared, which, own = shared_steps(frames, self._convolutions)
         shared, own = self._linear(shared).float(), self._linear(own).float()
         total, peak = own.sum(dim=1), own.amax(dim=1)
@@ -66,7 +72,7 @@ class AudioNTTRunner(PooledRunner):
             peak = torch.maximum(peak, of_frames)
         return total / (which.shape[1] + own.shape[1]) + peak
 
-    def _convolved(self, log_mel: torch.Tensor) -> torch.Tensor:
+    def _convolve(self, log_mel: torch.Tensor) -> torch.Tensor:
         x = as_image(log_mel, self._linears[0][0].dtype)
         for weight, bias in self._convolutions:
             x = max_pool_2x2(F.conv2d(x, weight, bias, padding=1)).relu_()

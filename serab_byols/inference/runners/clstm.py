@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from serab_byols.encoders import CLSTM
-from serab_byols.inference.overlapping_frames import FrameBatch
+from serab_byols.inference.overlapping_frames import OverlappingFrames
 from serab_byols.inference.runners.runner import (
     ConvolutionRunner,
-    folded,
+    fold_batch_norm,
     max_pool_2x2,
     mel_major,
     one_channel_convolution,
 )
-from serab_byols.inference.runners.shared_steps import N_LEFT, in_groups, shared_steps
+from serab_byols.inference.runners.shared_steps import N_LEFT, embed_in_groups, shared_steps
 
 CONVOLVED_COLUMNS = 400
 """Log-mel columns that go through the convolutions together; the first makes 6 MB of every hundred."""
@@ -35,7 +35,7 @@ class CLSTMRunner(ConvolutionRunner):
 
     def __init__(self, encoder: CLSTM) -> None:
         conv: Any = encoder.conv  # as built: convolutions at 0 and 4, norms at 1 and 5
-        self._convolutions = [folded(conv[0], conv[1]), folded(conv[4], conv[5])]
+        self._convolutions = [fold_batch_norm(conv[0], conv[1]), fold_batch_norm(conv[4], conv[5])]
         lstm: Any = encoder.bilstm
         forward = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
         self._forward = [parameter.detach() for parameter in forward]
@@ -47,9 +47,9 @@ class CLSTMRunner(ConvolutionRunner):
 
     def features(self, log_mel: torch.Tensor) -> torch.Tensor:
         size = max(1, CONVOLVED_COLUMNS // log_mel.shape[2])
-        return torch.cat([self._convolved(part) for part in log_mel.split(size)])  # (b, t, 3584)
+        return torch.cat([self._convolve(part) for part in log_mel.split(size)])  # (b, t, 3584)
 
-    def _convolved(self, log_mel: torch.Tensor) -> torch.Tensor:
+    def _convolve(self, log_mel: torch.Tensor) -> torch.Tensor:
         first, second = self._convolutions
         x = max_pool_2x2(one_channel_convolution(log_mel, *first).permute(0, 3, 1, 2)).relu_()
         return mel_major(max_pool_2x2(F.conv2d(x, *second, padding=1)).relu_())
@@ -63,12 +63,12 @@ class CLSTMRunner(ConvolutionRunner):
                 steps.contiguous(), (hidden, cell), self._forward, True, 1, 0.0, False, False, True
             )
             last = steps[:, -1]
-        return self._ended(hidden[0], last)
+        return self._output(hidden[0], last)
 
-    def frames(self, frames: FrameBatch) -> torch.Tensor:
-        return in_groups(frames, self._convolutions, self._shared, super().frames)
+    def embed_frames(self, frames: OverlappingFrames) -> torch.Tensor:
+        return embed_in_groups(frames, self._convolutions, self._shared, super().embed_frames)
 
-    def _shared(self, frames: FrameBatch) -> torch.Tensor:
+    def _shared(self, frames: OverlappingFrames) -> torch.Tensor:
         """What the LSTM makes of its inputs is shared too; only its recurrence is every frame's own."""
         shared, which, own = shared_steps(frames, self._convolutions)
         weight, recurrent, bias, other_bias = self._forward
@@ -83,9 +83,9 @@ class CLSTMRunner(ConvolutionRunner):
             enter, keep, update, leave = (entered + F.linear(hidden, recurrent)).chunk(4, dim=1)
             cell = keep.sigmoid() * cell + enter.sigmoid() * update.tanh()
             hidden = leave.sigmoid() * cell.tanh()
-        return self._ended(hidden, own[:, -1]).float()
+        return self._output(hidden, own[:, -1]).float()
 
-    def _ended(self, hidden: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    def _output(self, hidden: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
         """Embeddings (b, 1024) of the forward direction's state (b, 512) and the last step (b, 3584)."""
         return F.relu(F.linear(torch.cat([hidden, self._backward_step(last)], dim=1), *self._final))
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from serab_byols.encoders import CvT
 from serab_byols.encoders.cvt import HEAD_CHANNELS, NORM_EPS, TINY, Attention, ChannelNorm, FeedForward
 from serab_byols.errors import InvalidInputError
-from serab_byols.inference.runners.runner import Runner, as_image, channels_last, folded
+from serab_byols.inference.runners.runner import Runner, as_image, channels_last, fold_batch_norm
 
 MAX_COLUMNS = 60001
 """Ten minutes. Attention compares every position with every other, so that an hour would cost 36 times
@@ -20,7 +20,7 @@ as much and need more memory than most machines have."""
 class CvTRunner(Runner):
     """Everything in (batch, mel, time, channel) order, where norms and pointwise layers are rows.
 
-    The batch norm between the depthwise and the pointwise convolution is folded into the former.
+    The batch norm between the depthwise and the pointwise convolution is fold_batch_norm into the former.
     """
 
     def __init__(self, encoder: CvT) -> None:
@@ -79,12 +79,12 @@ class _Norm:
 
 
 class _Projection:
-    """Depthwise convolution with its batch norm folded in, then a pointwise layer on rows."""
+    """Depthwise convolution with its batch norm fold_batch_norm in, then a pointwise layer on rows."""
 
     def __init__(self, net: Any) -> None:
         depthwise, norm, pointwise = net
         self.stride, self.groups = depthwise.stride, depthwise.groups
-        self.weight, self.bias = folded(depthwise, norm)
+        self.weight, self.bias = fold_batch_norm(depthwise, norm)
         self.pointwise = pointwise.weight.detach().flatten(1)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

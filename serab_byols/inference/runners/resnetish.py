@@ -10,7 +10,7 @@ from torch import nn
 
 from serab_byols.encoders import Resnetish34
 from serab_byols.encoders.resnetish import BasicBlock
-from serab_byols.inference.runners.runner import PooledRunner, as_image, folded, mel_major
+from serab_byols.inference.runners.runner import PooledRunner, as_image, fold_batch_norm, mel_major
 
 Folded = tuple[torch.Tensor, torch.Tensor]
 
@@ -25,7 +25,7 @@ class Resnetish34Runner(PooledRunner):
     chunk_columns = 4800
 
     def __init__(self, encoder: Resnetish34) -> None:
-        self._stem = folded(encoder.conv1, encoder.bn1)
+        self._stem = fold_batch_norm(encoder.conv1, encoder.bn1)
         self._blocks = [_Block(block) for layer in encoder.layers for block in layer]
 
     def n_steps(self, n_columns: int) -> int:
@@ -41,17 +41,17 @@ class Resnetish34Runner(PooledRunner):
 
 
 class _Block:
-    """A residual block with its batch norms folded."""
+    """A residual block with its batch norms fold_batch_norm."""
 
     def __init__(self, block: nn.Module) -> None:
         assert isinstance(block, BasicBlock)
         self.stride = block.conv1.stride
-        self.first = folded(block.conv1, block.bn1)
-        self.second = folded(block.conv2, block.bn2)
+        self.first = fold_batch_norm(block.conv1, block.bn1)
+        self.second = fold_batch_norm(block.conv2, block.bn2)
         self.shortcut: Folded | None = None
         if block.downsample is not None:
             downsample: Any = block.downsample
-            self.shortcut = folded(downsample[0], downsample[1])
+            self.shortcut = fold_batch_norm(downsample[0], downsample[1])
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.shortcut is None else F.conv2d(x, *self.shortcut, stride=self.stride)

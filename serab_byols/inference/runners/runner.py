@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from serab_byols.inference.overlapping_frames import FrameBatch
+from serab_byols.inference.overlapping_frames import OverlappingFrames
 
 
 class Runner(ABC):
@@ -26,7 +26,7 @@ class Runner(ABC):
         size = max(1, self.columns_at_once // log_mel.shape[2])
         return torch.cat([self.run(batch).float() for batch in log_mel.split(size)])
 
-    def of_many(self, log_mels: list[torch.Tensor]) -> list[torch.Tensor]:
+    def embed_batches(self, log_mels: list[torch.Tensor]) -> list[torch.Tensor]:
         """Embeddings (b_i, D) of clips of different lengths, (b_i, 64, T_i)."""
         return [self(log_mel) for log_mel in log_mels]
 
@@ -34,7 +34,7 @@ class Runner(ABC):
     def run(self, log_mel: torch.Tensor) -> torch.Tensor:
         """Embeddings (b, D) of a batch that is small enough."""
 
-    def frames(self, frames: FrameBatch) -> torch.Tensor:
+    def embed_frames(self, frames: OverlappingFrames) -> torch.Tensor:
         """Embeddings (k, D), float32, of overlapping frames."""
         return self(frames.log_mels())
 
@@ -95,7 +95,7 @@ class PooledRunner(ConvolutionRunner):
         return total / n_steps + peak
 
 
-def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+def fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight (channels-last) and bias of a convolution with the batch norm that follows it.
 
     In eval mode batch norm is y = (x - mean) / sqrt(var + eps) * gain + shift with constants, an

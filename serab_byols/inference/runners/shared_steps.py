@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 
 from serab_byols.frontend import HOP_SAMPLES
-from serab_byols.inference.overlapping_frames import FIRST_INNER, FrameBatch
+from serab_byols.inference.overlapping_frames import FIRST_INNER, OverlappingFrames
 from serab_byols.inference.runners.runner import one_channel_convolution
 
 N_LEFT = FIRST_INNER
 """Features at a frame's left edge that are its own, the same number at every level: if columns 0 and 1
 are, then so are the features 0 and 1 that see them."""
 
-_WORTH_IT = 0.5
+_MAX_SHARED_RATIO = 0.5
 _WIDE = 9
 """Weights of a channel; a convolution with more, of one channel, is faster as a matrix product."""
 
@@ -40,7 +40,7 @@ _MAX_GRIDS = 4
 
 
 Convolutions = Sequence[tuple[torch.Tensor, torch.Tensor]]
-RunFrames = Callable[[FrameBatch], torch.Tensor]
+RunFrames = Callable[[OverlappingFrames], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class _Level:
         return self.shared[columns[:, None] + self.stride * features]
 
 
-def in_groups(
-    frames: FrameBatch, convolutions: Convolutions, shared: RunFrames, apart: RunFrames
+def embed_in_groups(
+    frames: OverlappingFrames, convolutions: Convolutions, shared: RunFrames, apart: RunFrames
 ) -> torch.Tensor:
     """Embeddings (k, D) of frames: of those that have enough in common by ``shared``, of others ``apart``.
 
@@ -91,17 +91,17 @@ def in_groups(
     ]
     parts = [frames[group] for group in groups]
     kernels = [weight.shape[3] for weight, _ in convolutions]
-    embeddings = [(shared if _pays(part, kernels) else apart)(part) for part in parts]
+    embeddings = [(shared if _is_worth_sharing(part, kernels) else apart)(part) for part in parts]
     return torch.cat(embeddings)[torch.cat(groups).argsort()]
 
 
-def _pays(frames: FrameBatch, kernels: Sequence[int]) -> bool:
+def _is_worth_sharing(frames: OverlappingFrames, kernels: Sequence[int]) -> bool:
     """Whether frames on one grid of columns lie so close that sharing saves work."""
     n_columns = int(frames.starts[-1] - frames.starts[0]) // HOP_SAMPLES + frames.n_columns
     last = frames.last_inner
     for kernel in kernels:
         last = _last_shared(last, kernel)
-    return last >= N_LEFT and n_columns <= _WORTH_IT * len(frames) * frames.n_columns
+    return last >= N_LEFT and n_columns <= _MAX_SHARED_RATIO * len(frames) * frames.n_columns
 
 
 def _last_shared(last: int, kernel: int) -> int:
@@ -110,7 +110,7 @@ def _last_shared(last: int, kernel: int) -> int:
 
 
 def shared_steps(
-    frames: FrameBatch, convolutions: Convolutions
+    frames: OverlappingFrames, convolutions: Convolutions
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Steps of every frame after the convolutions.
 
@@ -128,7 +128,7 @@ def shared_steps(
     return level.shared[used].flatten(1), which, own  # mel slow, channel fast, as the weights expect
 
 
-def _log_mel_level(frames: FrameBatch, columns: torch.Tensor, dtype: torch.dtype) -> _Level:
+def _log_mel_level(frames: OverlappingFrames, columns: torch.Tensor, dtype: torch.dtype) -> _Level:
     n_columns = int(columns[-1]) + frames.last_inner + 1
     inner = torch.arange(FIRST_INNER, n_columns, device=columns.device)
     shared = frames.columns_at(frames.starts[0] + inner * HOP_SAMPLES).to(dtype)
@@ -153,27 +153,27 @@ def _next_level(level: _Level, columns: torch.Tensor, weight: torch.Tensor, bias
     # The outputs at the left edge, two of which become one, see so far.
     inner = torch.arange(N_LEFT, 2 * N_LEFT + kernel - 2, device=device)
     left = torch.cat([level.left, level.pick(columns, inner)], dim=1)
-    left = _convolved(left, weight, bias)[:, : 2 * N_LEFT]
+    left = _convolve(left, weight, bias)[:, : 2 * N_LEFT]
 
     # The slice begins one feature before the first output that is wanted, which thus has its neighbour.
     first = 2 * last_shared + 1
     inner = torch.arange(first, level.last_shared + 1, device=device)
     right = torch.cat([level.pick(columns, inner), level.right], dim=1)
-    right = _convolved(right, weight, bias)[:, 1 : 1 + 2 * (n_features - 1 - last_shared)]
+    right = _convolve(right, weight, bias)[:, 1 : 1 + 2 * (n_features - 1 - last_shared)]
 
-    shared = _convolved(level.shared[None], weight, bias, dilation=level.stride)
+    shared = _convolve(level.shared[None], weight, bias, dilation=level.stride)
     shared = torch.maximum(shared[:, : -level.stride], shared[:, level.stride :])
     return _Level(
-        shared=_mel_pooled(shared)[0],
-        left=_mel_pooled(torch.maximum(left[:, 0::2], left[:, 1::2])),
-        right=_mel_pooled(torch.maximum(right[:, 0::2], right[:, 1::2])),
+        shared=_pool_mel(shared)[0],
+        left=_pool_mel(torch.maximum(left[:, 0::2], left[:, 1::2])),
+        right=_pool_mel(torch.maximum(right[:, 0::2], right[:, 1::2])),
         n_features=n_features,
         last_shared=last_shared,
         stride=2 * level.stride,
     )
 
 
-def _convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dilation: int = 1) -> torch.Tensor:
+def _convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dilation: int = 1) -> torch.Tensor:
     """Convolution of (b, T, M, C), dilated in time, zero-padded by one feature."""
     if weight[0].numel() > _WIDE and weight.shape[1] == 1 and dilation == 1:
         return one_channel_convolution(x[..., 0], weight, bias)
@@ -182,7 +182,7 @@ def _convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dilati
     return y.permute(0, 2, 3, 1)
 
 
-def _mel_pooled(x: torch.Tensor) -> torch.Tensor:
+def _pool_mel(x: torch.Tensor) -> torch.Tensor:
     """(b, T, M, C) to (b, T, M // 2, C), and ReLU."""
     n_mels = x.shape[2] // 2 * 2
     return torch.maximum(x[:, :, 0:n_mels:2], x[:, :, 1:n_mels:2]).relu_()

@@ -12,11 +12,11 @@ from torch import nn
 from serab_byols.encoders import Encoder, create_encoder
 from serab_byols.inference.runners.runner import Runner
 
-_METHODS = ("forward", "encode", "frame_features", "pooled")
+_METHODS = ("forward", "encode", "step_features", "pooled")
 """Set on a module itself, they replace what its class does."""
 
 
-class PlainRunner(Runner):
+class ModuleRunner(Runner):
     """The encoder's own code."""
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -45,13 +45,13 @@ def eval_view(module: nn.Module) -> nn.Module:
     return view
 
 
-def is_as_built(encoder: Encoder) -> bool:
+def is_unmodified(encoder: Encoder) -> bool:
     """Whether every layer is the one that the encoder's class makes, without hooks or replacements.
 
     Only then is its arithmetic known; adapters, hooks, quantised or parametrised layers and the like
     must run as they are.
     """
-    return _layers(encoder) == _layers_as_built(encoder.name, json.dumps(encoder.config)) and not any(
+    return _layers(encoder) == _original_layers(encoder.name, json.dumps(encoder.config)) and not any(
         layer._forward_hooks
         or layer._forward_pre_hooks
         or any(name in vars(layer) for name in _METHODS)
@@ -69,7 +69,7 @@ def _layers(encoder: Encoder) -> list[tuple[str, type[nn.Module], str]]:
 
 
 @functools.lru_cache(maxsize=32)
-def _layers_as_built(name: str, config: str) -> list[tuple[str, type[nn.Module], str]]:
+def _original_layers(name: str, config: str) -> list[tuple[str, type[nn.Module], str]]:
     with torch.device("meta"):
         encoder = create_encoder(name, **json.loads(config))
     return _layers(encoder)

@@ -1,0 +1,69 @@
+"""Decoding in threads, ahead of the encoder: libsndfile and soxr release the interpreter lock."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from serab_byols.corpus.decoding import AudioClip
+from serab_byols.corpus.segments import Segment, as_segment
+from serab_byols.errors import SerabByolsError
+
+N_DECODING_THREADS = 2
+N_CLIPS_AHEAD = 64
+STREAM_S = 60.0
+"""A longer recording is streamed: it is decoded block by block and never in memory as a whole."""
+
+
+@dataclass(frozen=True)
+class DecodedSegment:
+    """What became of a segment: samples (n,) at the model's rate, None if it is long; or an error."""
+
+    index: int
+    segment: Segment
+    start_s: float = 0.0
+    end_s: float = 0.0
+    samples: np.ndarray | None = None
+    error: SerabByolsError | None = None
+
+
+def decode_ahead(
+    paths: Iterable[str | os.PathLike[str] | Segment], sample_rate_hz: int
+) -> Iterator[DecodedSegment]:
+    """Decoded segments in their order, while some more are decoded in the background."""
+    with ThreadPoolExecutor(N_DECODING_THREADS, thread_name_prefix="decode") as pool:
+        waiting: deque[Future[DecodedSegment]] = deque()
+        try:
+            for index, item in enumerate(paths):
+                waiting.append(pool.submit(_decode, index, as_segment(item), sample_rate_hz))
+                if len(waiting) > N_CLIPS_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _decode(index: int, segment: Segment, sample_rate_hz: int) -> DecodedSegment:
+    try:
+        segment.check()
+        with AudioClip(segment.path, segment.start_s, segment.end_s) as clip:
+            is_long = clip.end_s - clip.start_s > STREAM_S
+            samples = None if is_long else clip.read(sample_rate_hz)
+            return DecodedSegment(index, segment, clip.start_s, clip.end_s, samples)
+    except SerabByolsError as error:
+        return DecodedSegment(index, segment, error=error)
+
+
+def one_block_ahead(blocks: Iterator[np.ndarray], pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
+    """The same blocks; the next one is decoded while the last one is used."""
+    future = pool.submit(next, blocks, None)
+    while (block := future.result()) is not None:
+        future = pool.submit(next, blocks, None)
+        yield block
