@@ -11,17 +11,17 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A scratch path beside ``path`` that takes its place when the block ends without an error.
+    """A temporary path that replaces ``path`` when the block ends without an error.
 
-    The scratch file is in the same folder, so that the renaming is atomic; it is removed if the
-    block fails, and what was at ``path`` stays.
+    The temporary file is in the same folder, so that renaming it is atomic. If the block fails, it is
+    removed, and ``path`` stays as it was.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     scratch = Path(name)
     try:
         yield scratch
-        flush_to_disk(scratch)  # before it may become read-only, as what it replaces may be
+        flush_to_disk(scratch)  # before it may become read-only like the file it replaces
         os.chmod(scratch, _mode_for(path))
         os.replace(scratch, path)
     finally:
@@ -30,13 +30,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until the file's bytes are where a power cut cannot reach them."""
+    """Wait until the file's bytes are on disk, safe from a power cut."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def _mode_for(path: Path) -> int:
-    """Permissions of the file that is replaced, or what a new file gets; mkstemp's are private."""
+    """Permissions of the file that is replaced, or the default of a new file; mkstemp's are private."""
     try:
         return path.stat().st_mode & 0o7777
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""One family of exceptions: ``except SerabByolsError`` catches whatever the library raises on purpose."""
+"""One family of exceptions: ``except SerabByolsError`` catches every error that the library raises."""
 
 
 class SerabByolsError(Exception):
@@ -6,7 +6,7 @@ class SerabByolsError(Exception):
 
 
 class InvalidInputError(SerabByolsError, ValueError):
-    """An argument has the wrong shape, type, range or name; the message says what came and what fits."""
+    """An argument has the wrong shape, type, range or name; the message says what was given and expected."""
 
 
 class CheckpointError(SerabByolsError, ValueError):
@@ -14,11 +14,11 @@ class CheckpointError(SerabByolsError, ValueError):
 
 
 class CheckpointNotFoundError(SerabByolsError, FileNotFoundError):
-    """No checkpoint lies where one was looked for."""
+    """There is no checkpoint of that path or name."""
 
 
 class DownloadError(SerabByolsError, OSError):
-    """Published weights could not be downloaded, or other bytes came; the message says what to do."""
+    """Published weights could not be downloaded or verified; the message says what to do."""
 
 
 class AudioFileError(SerabByolsError, OSError):

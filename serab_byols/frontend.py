@@ -1,7 +1,7 @@
 """Log-mel front ends: waveform (B, n) to log-mel spectrogram (B, 64, T), T = 1 + floor(n / 160).
 
 The recipe (BYOL-A, arXiv 2103.06695, section IV, with the band limits of BYOL-S, arXiv 2110.03414):
-16 kHz, frames of 25 ms every 10 ms, FFT of 1024, 64 triangular HTK-mel bands from 60 to 7800 Hz,
+16 kHz, windows of 25 ms every 10 ms, FFT of 1024, 64 triangular HTK-mel bands from 60 to 7800 Hz,
 natural logarithm of the power. Three implementations agree on it:
 
 * ``"torch"`` (default): ``torch.fft``; needs nothing but torch.
@@ -54,7 +54,7 @@ RECIPE = {
 
 _MARGIN = (N_FFT - WINDOW_SAMPLES) // 2
 _BLOCK_COLUMNS = 800
-"""Frames per FFT call: their spectrum, 3 MB, stays in the cache, and memory is bounded for any clip."""
+"""Columns per FFT call: their spectrum, 3 MB, stays in the cache, and memory is bounded for any clip."""
 
 
 def mel_filterbank() -> np.ndarray:
@@ -69,9 +69,9 @@ def mel_filterbank() -> np.ndarray:
 
 
 def _filter_groups(edges: tuple[int, ...]) -> list[tuple[slice, int]]:
-    """Filters from one edge to the next, and the bin after the last that any of them hears."""
-    heard = mel_filterbank() > 0
-    ends = [N_FFT // 2 + 1 - int(np.argmax(heard[::-1, mel])) for mel in range(N_MELS)]
+    """Filters from one edge to the next, and the bin after the last one with a weight in any of them."""
+    nonzero = mel_filterbank() > 0
+    ends = [N_FFT // 2 + 1 - int(np.argmax(nonzero[::-1, mel])) for mel in range(N_MELS)]
     return [(slice(first, last), ends[last - 1]) for first, last in itertools.pairwise(edges)]
 
 
@@ -121,7 +121,7 @@ class LogMelFrontend(nn.Module):
         self.register_buffer(name, values, persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> LogMelFrontend:
-        """Follow ``.to()`` and its kin to another device or to float64, but never below float32."""
+        """Follow ``.to()`` and the like to another device or to float64, but never below float32."""
 
         def keep_precision(tensor: torch.Tensor) -> torch.Tensor:
             moved = fn(tensor)
@@ -134,7 +134,7 @@ class LogMelFrontend(nn.Module):
 
 
 class TorchFrontend(LogMelFrontend):
-    """The default front end, on ``torch.fft``; the same frames and windows as ``torch.stft`` makes."""
+    """The default front end, on ``torch.fft``; with the same windows as ``torch.stft``."""
 
     name = "torch"
     window: torch.Tensor
@@ -149,7 +149,7 @@ class TorchFrontend(LogMelFrontend):
         return self._unpadded(F.pad(waveform[:, None], (PAD_SAMPLES, PAD_SAMPLES), mode="reflect")[:, 0])
 
     def log_mel_unpadded(self, padded: torch.Tensor) -> torch.Tensor:
-        """Log-mel (B, 64, 1 + (m - 1024) // 160) of samples (B, m) that need no padding any more."""
+        """Log-mel (B, 64, 1 + (m - 1024) // 160) of samples (B, m) that are padded already."""
         with torch.autocast(padded.device.type, enabled=False):
             return torch.log(self._unpadded(padded.to(self.dtype)) + LOG_OFFSET)
 
@@ -160,26 +160,28 @@ class TorchFrontend(LogMelFrontend):
             return torch.log(_mel_power(windowed, self._filters()) + LOG_OFFSET)
 
     def _unpadded(self, padded: torch.Tensor) -> torch.Tensor:
-        frames = padded.unfold(1, N_FFT, HOP_SAMPLES)  # (B, T, 1024), a view
+        windows = padded.unfold(1, N_FFT, HOP_SAMPLES)  # (B, T, 1024), a view
         window, filters = F.pad(self.window, (_MARGIN, _MARGIN)), self._filters()
         clips = []
-        for some in frames.split(max(1, _BLOCK_COLUMNS // frames.shape[1])):
+        for some in windows.split(max(1, _BLOCK_COLUMNS // windows.shape[1])):
             blocks = [_mel_power(block * window, filters) for block in some.split(_BLOCK_COLUMNS, dim=1)]
             clips.append(torch.cat(blocks, dim=1))
         return torch.cat(clips).transpose(1, 2)
 
     def _filters(self) -> list[torch.Tensor]:
-        """Neighbouring filters together, as (2 * bins up to the last one that they hear, some mels).
+        """Groups of neighbouring filters, as (2 * bins up to their last nonzero weight, some mels).
 
-        Every bin is there twice: one product adds re^2 and im^2 and weights them, in one pass.
+        Every bin is repeated: one matrix product adds re^2 and im^2 and weights them.
         """
         doubled = self.mel_fb.repeat_interleave(2, dim=0)
         return [doubled[: 2 * end, mels] for mels, end in _FILTER_GROUPS]
 
 
 def _mel_power(windowed: torch.Tensor, filters: list[torch.Tensor]) -> torch.Tensor:
-    """Mel power (..., 64) of windowed frames (..., 1024)."""
-    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)  # (..., 1026), re and im in turn
+    """Mel power (..., 64) of windowed samples (..., 1024)."""
+    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(
+        -2
+    )  # (..., 1026), real and imaginary parts alternate
     power = parts * parts
     return torch.cat([torch.matmul(power[..., : len(some)], some) for some in filters], dim=-1)
 
@@ -252,7 +254,7 @@ def _keep_out_of_state_dict(module: nn.Module) -> None:
 FrontendName = Literal["torch", "nnaudio", "torchaudio"]
 
 FRONTENDS: dict[str, type[LogMelFrontend]] = {
-    front.name: front for front in (TorchFrontend, NnAudioFrontend, TorchaudioFrontend)
+    frontend.name: frontend for frontend in (TorchFrontend, NnAudioFrontend, TorchaudioFrontend)
 }
 
 

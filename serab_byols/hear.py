@@ -17,9 +17,9 @@ HOP_SIZE_MS = 50.0
 
 
 def get_scene_embeddings(audio: AudioBatch, model: ByolsModel) -> torch.Tensor:
-    """One embedding a clip.
+    """One embedding per clip.
 
-    The model is used as in eval mode and left as it was. With ``normalization`` ``"clip"`` or fixed
+    The model is used in eval mode and left as it was. With ``normalization`` ``"clip"`` or fixed
     numbers an embedding depends on its clip alone.
 
     Args:
@@ -32,6 +32,12 @@ def get_scene_embeddings(audio: AudioBatch, model: ByolsModel) -> torch.Tensor:
 
     Raises:
         InvalidInputError: audio of another shape or type, an empty clip, NaN or infinity.
+
+    Example:
+        >>> model = serab_byols.load_model()
+        >>> clips = [torch.zeros(16000), torch.zeros(8000)]  # 1 s and 0.5 s of silence
+        >>> serab_byols.get_scene_embeddings(clips, model).shape
+        torch.Size([2, 512])
     """
     with inference_context():
         clips = to_waveforms(audio, model.device)
@@ -48,25 +54,33 @@ def get_timestamp_embeddings(
 ) -> tuple[torch.Tensor, torch.Tensor] | tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Embeddings of overlapping frames, every ``hop_size`` milliseconds.
 
-    Frames are centred on their timestamps; before its start and after its end a clip counts as
-    silent. Timestamps run from 0 to the clip's end at exact multiples of the hop.
+    Frames are centred on their timestamps; the clip is zero-padded at both ends. Timestamps run from 0
+    to the clip's end at exact multiples of the hop.
 
     Args:
         audio: as for :func:`get_scene_embeddings`.
         model: from :func:`load_model` or :func:`create_model`.
         frame_duration: length of a frame in milliseconds.
         hop_size: distance between frames in milliseconds; need not be whole samples.
-        dense: approximate, at a fraction of the cost: the features of the whole clip once, pooled per
-            frame. For ``default`` and ``resnetish34``; see :mod:`serab_byols.inference.dense`.
+        dense: approximate embeddings at a fraction of the cost, for ``default`` and ``resnetish34``; see
+            :mod:`serab_byols.inference.dense`.
 
     Returns:
         Embeddings (n_clips, T, D) and timestamps (n_clips, T) in milliseconds, float32, detached, on
-        the model's device. For clips of different lengths, two lists with a tensor a clip:
-        (T_i, D) and (T_i,).
+        the model's device. For clips of different lengths, two lists with one
+        tensor per clip: (T_i, D) and (T_i,).
 
     Raises:
         InvalidInputError: as for :func:`get_scene_embeddings`; a frame or hop below one sample;
             ``dense`` with another encoder.
+
+    Example:
+        >>> model = serab_byols.load_model()
+        >>> embeddings, timestamps = serab_byols.get_timestamp_embeddings(
+        ...     torch.zeros(1, 16000), model, frame_duration=500, hop_size=250
+        ... )
+        >>> embeddings.shape, timestamps.tolist()
+        (torch.Size([1, 5, 512]), [[0.0, 250.0, 500.0, 750.0, 1000.0]])
     """
     grid = FrameGrid(frame_duration, hop_size, model.sample_rate)
     with inference_context():

@@ -49,6 +49,15 @@ class ByolsModel(nn.Module):
         sample_rate: samples per second that the waveform must have, 16000.
         embedding_size, scene_embedding_size, timestamp_embedding_size: D.
         min_samples: shortest waveform that is not padded; shorter ones get zeros appended.
+
+    Example:
+        >>> model = serab_byols.create_model("cvt")
+        >>> waveform = torch.zeros(2, 16000, requires_grad=True)
+        >>> model(waveform).shape
+        torch.Size([2, 2048])
+        >>> model(waveform).sum().backward()
+        >>> waveform.grad.shape
+        torch.Size([2, 16000])
     """
 
     def __init__(
@@ -163,6 +172,10 @@ def create_model(
     Raises:
         InvalidInputError: an unknown name or configuration.
         MissingExtraError: the front end's package is not installed.
+
+    Example:
+        >>> serab_byols.create_model("default", d=512).embedding_size
+        512
     """
     model = ByolsModel(
         create_encoder(encoder, **config), create_frontend(frontend), normalization=normalization

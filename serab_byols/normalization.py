@@ -2,9 +2,9 @@
 
 The rules, by name:
 
-* ``"clip"``: the clip's own log-mel, so that an embedding depends on its clip alone;
-* ``"batch"``: shared by all clips of one call, as in the published implementation (its scenes; its
-  timestamps without the division by the number of frames);
+* ``"clip"``: those of the clip's own log-mel, so that an embedding depends on its clip alone;
+* ``"batch"``: shared by all clips of one call, as in the published implementation (for timestamps
+  without its division by the number of frames);
 * ``"hear2021"``: as ``"batch"``, but timestamp statistics are divided by the number of frames of
   the call, which reproduces the timestamp embeddings of the HEAR 2021 submission;
 * ``(mean, std)``: fixed numbers;
@@ -44,6 +44,12 @@ def parse_normalization(value: str | Sequence[float]) -> Normalization:
 
     Raises:
         InvalidInputError: neither; a mean that is not finite, or a std that is not positive.
+
+    Example:
+        >>> parse_normalization("clip")
+        'clip'
+        >>> parse_normalization([-6, 5])
+        Statistics(mean=-6.0, std=5.0)
     """
     if isinstance(value, str):
         if value not in RULES:
@@ -126,7 +132,7 @@ class RunningStatistics:
         self._squares = 0.0
 
     def update(self, block: torch.Tensor) -> None:
-        """Take in the values of a block of any shape."""
+        """Include the values of a block of any shape."""
         count = block.numel()
         if count == 0:
             return

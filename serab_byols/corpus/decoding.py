@@ -19,16 +19,17 @@ AUDIO_SUFFIXES = frozenset(
     {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga"}
     | {".ogg", ".opus", ".rf64", ".snd", ".w64", ".wav", ".wave"}
 )
-"""Endings by which audio is recognised in folders; a file named explicitly may have any."""
+"""Suffixes by which audio is recognised in folders; a file named explicitly may have any."""
 
 RESAMPLING_QUALITY = "HQ"
 MAX_AMPLITUDE = 1e12
-"""Full scale is 1; integers kept as floats reach 2e9. What lies beyond is no audio (bytes read as the
-wrong type), and its power would overflow float32 and make the embedding NaN."""
+"""Full scale is 1; integers kept as floats reach 2e9. Larger values are not audio (bytes read as the
+wrong type), and their power would overflow float32 and make the embedding NaN."""
 
 _BLOCK_SAMPLES = 1 << 16
 _MP3_LEAD_IN_SAMPLES = 16 * 1152
-"""An MP3 frame of 1152 samples takes bits from up to some ten frames before it."""
+"""Decoding starts this much before a segment of an MP3: a packet of 1152 samples uses bits of up to ten
+packets before it."""
 
 
 class AudioClip:
@@ -92,7 +93,7 @@ class AudioClip:
         """The segment as mono float32 blocks (n,) at ``sample_rate_hz``; can be repeated.
 
         Raises:
-            AudioFileError: decoding fails midway, or there are values that no audio has: NaN,
+            AudioFileError: decoding fails midway, or there are invalid values: NaN,
                 infinity, or beyond :data:`MAX_AMPLITUDE`.
         """
         return resampled(self._mono_blocks(), self.sample_rate_hz, sample_rate_hz)
@@ -123,7 +124,7 @@ class AudioClip:
             self._go_to_first()
             while remaining > 0:
                 block = self._file.read(min(_BLOCK_SAMPLES, remaining), dtype="float32", always_2d=True)
-                if len(block) == 0:  # a header that promises more than the file holds
+                if len(block) == 0:  # the header states more samples than there are
                     break
                 remaining -= len(block)
                 yield block
@@ -152,11 +153,10 @@ class AudioClip:
 
 
 class _SequentialFile(soundfile.SoundFile):
-    """Reads on where the last read ended.
+    """Continues every read where the last one ended.
 
-    Of a file that can be sought in, soundfile seeks to that place after every read. In an MP3 the
-    decoder then has lost the frames before it and distorts the next ones; in a FLAC that does not
-    state its length (it was written to a pipe) it fails.
+    In a seekable file soundfile seeks to that place after every read. The decoder of an MP3 then has lost
+    its state and distorts what follows; that of a FLAC without a stated length (written to a pipe) fails.
     """
 
     def seekable(self) -> bool:
@@ -215,7 +215,7 @@ def _system_path(path: str | os.PathLike[str]) -> str | bytes:
 
 
 def _reason(path: str | os.PathLike[str], error: Exception) -> str:
-    """A reason for people; of a file that does not exist libsndfile only says "System error."."""
+    """A readable reason; libsndfile says only "System error." of a file that does not exist."""
     if not os.path.exists(path):
         return "no such file"
     if os.path.isdir(path):
@@ -223,6 +223,6 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
     if os.path.getsize(path) == 0:
         return "is empty (0 bytes)"
     reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    if "does not exist" in reason:  # what libsndfile says of an .mp3 without a single MP3 frame
+    if "does not exist" in reason:  # libsndfile's message for an .mp3 without MP3 data
         reason = "no audio in it"
     return f"cannot be read as audio ({reason.strip().rstrip('.')})"

@@ -47,6 +47,11 @@ def embed_audio(samples: np.ndarray | torch.Tensor, sample_rate: int, model: Byo
 
     Raises:
         InvalidInputError: another shape or type, no samples, NaN or infinity, or an impossible rate.
+
+    Example:
+        >>> model = serab_byols.load_model()
+        >>> serab_byols.embed_audio(np.zeros((2, 44100)), 44100, model).shape  # a second of stereo
+        torch.Size([512])
     """
     if isinstance(samples, torch.Tensor):
         samples = samples.detach().cpu().numpy()
@@ -78,6 +83,12 @@ def embed_file(
     Raises:
         AudioFileError: missing, unreadable, empty, or the segment is outside of it.
         InvalidInputError: a normalisation that is shared between clips, an impossible frame.
+
+    Example:
+        >>> model = serab_byols.load_model()
+        >>> record = serab_byols.embed_file(clip_path, model, start=0.5, end=1.5)
+        >>> record.start, record.end, record.embedding.shape
+        (0.5, 1.5, (512,))
     """
     segment = Segment(os.fspath(path), as_segment(path).path, start, end)
     (record,) = embed_files(
@@ -118,6 +129,12 @@ def embed_files(
     Raises:
         AudioFileError: without ``on_error``: a file is missing, unreadable, empty or too short.
         InvalidInputError: a normalisation that is shared between clips, an impossible frame.
+
+    Example:
+        >>> model = serab_byols.load_model()
+        >>> records = serab_byols.embed_files([clip_path, clip_path], model)
+        >>> np.stack([record.embedding for record in records]).shape
+        (2, 512)
     """
     if isinstance(paths, (str, os.PathLike)):  # a string would be taken letter by letter
         raise InvalidInputError(f"embed_files takes a list of paths, got {paths!r}; for one use embed_file")

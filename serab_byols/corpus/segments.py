@@ -1,4 +1,4 @@
-"""What a user points at (files, folders, CSV lists) as a list of segments to embed."""
+"""Inputs (files, folders, CSV lists) as segments to embed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from serab_byols.errors import AudioFileError, InvalidInputError
 
 @dataclass(frozen=True)
 class Segment:
-    """A file, or the part of it from ``start_s`` to ``end_s`` seconds.
+    """An audio file, or the segment of it from ``start_s`` to ``end_s`` seconds.
 
     Attributes:
-        file: the name as given or found, which tables carry.
+        file: the name as given or found, which goes into tables.
         path: where the file lies.
-        problem: why it cannot be embedded, where that is known beforehand.
+        problem: why it cannot be embedded, if that is known beforehand.
     """
 
     file: str
@@ -74,7 +74,7 @@ def _segments_in_folder(folder: str) -> Iterator[Segment]:
     for parent, subfolders, names in os.walk(folder):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
-            # Names with a leading dot are other systems' side files ("._clip.wav"), not recordings.
+            # Names with a leading dot are metadata files of other systems ("._clip.wav"), not recordings.
             if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not name.startswith("."):
                 found = True
                 file = os.path.join(parent, name)

@@ -162,7 +162,7 @@ SINKS: dict[str, Callable[[Path, int, bool, dict[str, Any]], Sink]] = {
 
 
 def check_output(path: Path) -> None:
-    """Find out before the work whether a table can be written to ``path``.
+    """Check before embedding that a table can be written to ``path``.
 
     Raises:
         InvalidInputError: an ending that no sink has, no such folder, or a folder in its place.

@@ -18,8 +18,8 @@ MELS_AFTER_CONVOLUTIONS = 14
 class CLSTM(Encoder):
     """Two convolution stages, a bidirectional LSTM, and a linear layer on its last time step.
 
-    At the last step the forward direction has seen everything and the backward direction one
-    frame; the published architecture is that way, and so are its weights' shapes.
+    At the last step the forward direction has seen the whole input and the backward direction a single
+    step. The published architecture is defined that way.
     """
 
     name = "clstm"

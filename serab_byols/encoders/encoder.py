@@ -24,7 +24,7 @@ class Encoder(nn.Module):
 
     Attributes:
         name: the public model name, as in ``load_model(path, name)``.
-        min_columns: the shortest T that leaves the encoder something to pool.
+        min_columns: the shortest T that leaves at least one step after pooling.
         embedding_size: width D of the embedding; ``scene_embedding_size`` and
             ``timestamp_embedding_size`` (HEAR 2021 common API) equal it.
         config: constructor arguments that build the same architecture again.

@@ -1,8 +1,8 @@
-"""Approximate timestamp embeddings: the features of the whole clip once, pooled per frame.
+"""Approximate timestamp embeddings: encoder steps of the whole clip, computed once and pooled per frame.
 
-What it approximates: inside a clip, an encoder sees what comes before and after a frame, where the
-exact mode has the frame's own reflected and zero padding; and a frame starts at the nearest step of
-the encoder (80 ms for ``default``, 160 ms for ``resnetish34``).
+It differs from the exact mode in two ways. The receptive field of a step reaches beyond its frame, where
+the exact mode has the frame's own padding. And a frame starts at the nearest encoder step (80 ms for
+``default``, 160 ms for ``resnetish34``).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def dense_frames(
             block = firsts[first : min(first + _FRAMES_AT_ONCE, n_ready)] - offset
             yield _pooled(buffer[int(block[0]) : int(block[-1]) + width], block - block[0], width)
         done = n_ready
-        # Where frames lie apart, the next one may start in steps yet to come.
+        # Where frames lie far apart, the next one may start after the buffer's end.
         keep = min(int(firsts[done]) - offset, len(buffer)) if done < n_frames else len(buffer)
         buffer, offset = buffer[keep:], offset + keep
 

@@ -1,4 +1,4 @@
-"""Where the frames of a timestamp embedding start, and the times that name them.
+"""Where the frames of timestamp embeddings start, and their timestamps.
 
 Frame ``k`` is centred on ``k * hop`` from the start of the clip. The clip is zero-padded by half a
 frame before its start and after its end, so that the first frame is centred on time 0 and the last
@@ -28,6 +28,13 @@ class FrameGrid:
 
     Raises:
         InvalidInputError: the frame or the hop is not a finite number of at least one sample.
+
+    Example:
+        >>> grid = FrameGrid(frame_ms=1000, hop_ms=50, sample_rate_hz=16000)
+        >>> grid.frame_samples, grid.n_frames(16000)
+        (16000, 21)
+        >>> grid.timestamps_ms(3).tolist()
+        [0.0, 50.0, 100.0]
     """
 
     frame_ms: float

@@ -43,7 +43,7 @@ def stream_log_mel(frontend: LogMelFrontend, blocks: Blocks, min_samples: int) -
             started = True
         n_columns = (len(buffer) - N_FFT) // HOP_SAMPLES if started else 0
         if n_columns > 0:
-            # The last column that fits waits, so that the samples to be reflected stay in the buffer.
+            # The last column that fits is held back, so that the samples to reflect stay in the buffer.
             yield frontend.log_mel_unpadded(buffer[None, : (n_columns - 1) * HOP_SAMPLES + N_FFT])[0]
             buffer = buffer[n_columns * HOP_SAMPLES :]
     assert buffer is not None
@@ -69,26 +69,26 @@ def stream_frames(
     buffer: torch.Tensor | None = None
     n_samples = 0  # of the clip so far
     offset = 0  # of the buffer in the padded clip
-    done = 0  # frames
+    n_done = 0  # frames
     for block in blocks:
         if buffer is None:
             buffer = block.new_zeros(grid.pad_before_samples)
         buffer = torch.cat([buffer, block])
         n_samples += len(block)
-        # Frames that end before the samples do; whatever comes, they are part of the grid.
+        # Frames that end before the samples so far; they are part of the grid whatever follows.
         n_ready = grid.n_frames(offset + len(buffer) - grid.frame_samples - 1)
-        while n_ready - done >= frames_at_once:
-            starts = grid.starts(done, done + frames_at_once) - offset
+        while n_ready - n_done >= frames_at_once:
+            starts = grid.starts(n_done, n_done + frames_at_once) - offset
             yield buffer[: int(starts[-1]) + grid.frame_samples], torch.from_numpy(starts)
-            done += frames_at_once
-            # Where frames lie apart, the next one may start in samples yet to come.
-            keep = min(int(grid.starts(done, done + 1)[0]) - offset, len(buffer))
+            n_done += frames_at_once
+            # Where frames lie far apart, the next one may start after the buffer's end.
+            keep = min(int(grid.starts(n_done, n_done + 1)[0]) - offset, len(buffer))
             buffer, offset = buffer[keep:], offset + keep
     if buffer is None:
         return
     buffer = F.pad(buffer, (0, grid.pad_after_samples))
     n_frames = grid.n_frames(n_samples)
-    for first in range(done, n_frames, frames_at_once):
+    for first in range(n_done, n_frames, frames_at_once):
         starts = grid.starts(first, min(first + frames_at_once, n_frames)) - offset
         head, tail = int(starts[0]), int(starts[-1]) + grid.frame_samples
         yield buffer[head:tail], torch.from_numpy(starts - head)

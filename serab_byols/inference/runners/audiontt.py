@@ -20,18 +20,20 @@ from serab_byols.inference.runners.runner import (
 from serab_byols.inference.runners.shared_steps import embed_in_groups, shared_steps
 
 CONVOLVED_COLUMNS = 1000
-"""Log-mel columns that go through the convolutions together, so that their output stays in the cache."""
+"""Log-mel columns per convolution call, so that its output stays in the cache."""
 
 
 class AudioNTTRunner(PooledRunner):
-    """Three fold_batch_norm convolutions, each pooled before its ReLU, and the linear layers on every step.
+    """Three folded convolutions, each pooled before its ReLU, and the linear layers on every step.
 
-    The maximum commutes with ReLU, which never reverses an order; on a quarter of the values it
-    costs a quarter.
+    ReLU is monotonic, so it commutes with the maximum; after pooling there are a quarter
+    of the values.
     """
 
     stride = 8
-    halo_before = halo_after = 8  # three 3-wide convolutions at strides 1, 2, 4 see 7 columns far
+    halo_before = halo_after = (
+        8  # the receptive field of three 3-wide convolutions at strides 1, 2, 4 reaches 7 columns
+    )
 
     def __init__(self, encoder: AudioNTT) -> None:
         features: Any = encoder.features  # as built: convolutions at 0, 4, 8, norms at 1, 5, 9
@@ -46,7 +48,7 @@ class AudioNTTRunner(PooledRunner):
         return self._linear(self._steps(log_mel))
 
     def embed_batches(self, log_mels: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The linear layers work on steps, and take those of all clips together: their weights are large."""
+        """The linear layers take the steps of all clips in one call: reading their weights costs most."""
         if len(log_mels) == 1 or max(log_mel.shape[2] for log_mel in log_mels) > self.chunk_columns:
             return super().embed_batches(log_mels)
         convolved = [self._steps(log_mel) for log_mel in log_mels]
@@ -66,7 +68,7 @@ class AudioNTTRunner(PooledRunner):
         shared, which, own = shared_steps(frames, self._convolutions)
         shared, own = self._linear(shared).float(), self._linear(own).float()
         total, peak = own.sum(dim=1), own.amax(dim=1)
-        for step in which.unbind(dim=1):  # step by step: all at once would not stay in the cache
+        for step in which.unbind(dim=1):  # one step at a time: all at once would not stay in the cache
             of_frames = shared[step]
             total += of_frames
             peak = torch.maximum(peak, of_frames)

@@ -19,13 +19,13 @@ from serab_byols.inference.runners.runner import (
 from serab_byols.inference.runners.shared_steps import N_LEFT, embed_in_groups, shared_steps
 
 CONVOLVED_COLUMNS = 400
-"""Log-mel columns that go through the convolutions together; the first makes 6 MB of every hundred."""
+"""Log-mel columns per convolution call; the first has 6 MB of output for every hundred."""
 
 
 class CLSTMRunner(ConvolutionRunner):
-    """Folded convolutions; the forward LSTM in chunks that hand on its state; one backward step.
+    """Folded convolutions; the forward LSTM in chunks that pass on its state; one backward step.
 
-    Only the last time step is used, and there the backward direction has made a single step.
+    Only the last time step is used, where the backward direction has processed a single step.
     """
 
     stride = 4
@@ -69,20 +69,21 @@ class CLSTMRunner(ConvolutionRunner):
         return embed_in_groups(frames, self._convolutions, self._shared, super().embed_frames)
 
     def _shared(self, frames: OverlappingFrames) -> torch.Tensor:
-        """What the LSTM makes of its inputs is shared too; only its recurrence is every frame's own."""
+        """The inputs' part of the LSTM's gates is shared, too; only the recurrence runs frame by frame."""
         shared, which, own = shared_steps(frames, self._convolutions)
         weight, recurrent, bias, other_bias = self._forward
-        entering = [F.linear(steps, weight, bias + other_bias) for steps in (shared, own)]
+        input_gates = [F.linear(steps, weight, bias + other_bias) for steps in (shared, own)]
         gates = [
-            *entering[1][:, :N_LEFT].unbind(1),
-            *(entering[0][step] for step in which.unbind(1)),
-            *entering[1][:, N_LEFT:].unbind(1),
+            *input_gates[1][:, :N_LEFT].unbind(1),
+            *(input_gates[0][step] for step in which.unbind(1)),
+            *input_gates[1][:, N_LEFT:].unbind(1),
         ]
         hidden = cell = shared.new_zeros(len(frames), self._hidden)
-        for entered in gates:
-            enter, keep, update, leave = (entered + F.linear(hidden, recurrent)).chunk(4, dim=1)
-            cell = keep.sigmoid() * cell + enter.sigmoid() * update.tanh()
-            hidden = leave.sigmoid() * cell.tanh()
+        for from_input in gates:
+            # torch's order: input, forget, cell, output gate
+            i, f, g, o = (from_input + F.linear(hidden, recurrent)).chunk(4, dim=1)
+            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            hidden = o.sigmoid() * cell.tanh()
         return self._output(hidden, own[:, -1]).float()
 
     def _output(self, hidden: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
@@ -92,5 +93,5 @@ class CLSTMRunner(ConvolutionRunner):
     def _backward_step(self, last: torch.Tensor) -> torch.Tensor:
         """The backward direction after its first step (b, 512), from a zero state."""
         gates = F.linear(last, self._backward_weight, self._backward_bias)
-        enter, _, update, leave = gates.chunk(4, dim=1)  # torch's order: i, f, g, o
-        return leave.sigmoid() * (enter.sigmoid() * update.tanh()).tanh()
+        i, _, g, o = gates.chunk(4, dim=1)  # the forget gate multiplies a cell of zero
+        return o.sigmoid() * (i.sigmoid() * g.tanh()).tanh()

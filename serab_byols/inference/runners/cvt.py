@@ -13,14 +13,14 @@ from serab_byols.errors import InvalidInputError
 from serab_byols.inference.runners.runner import Runner, as_image, channels_last, fold_batch_norm
 
 MAX_COLUMNS = 60001
-"""Ten minutes. Attention compares every position with every other, so that an hour would cost 36 times
-as much and need more memory than most machines have."""
+"""Ten minutes. Attention is quadratic in the number of positions: an hour would cost 36 times as much
+and need more memory than most machines have."""
 
 
 class CvTRunner(Runner):
-    """Everything in (batch, mel, time, channel) order, where norms and pointwise layers are rows.
+    """Everything in (batch, mel, time, channel) order, where norms and pointwise layers act on rows.
 
-    The batch norm between the depthwise and the pointwise convolution is fold_batch_norm into the former.
+    The batch norm between the depthwise and the pointwise convolution is folded into the former.
     """
 
     def __init__(self, encoder: CvT) -> None:
@@ -66,8 +66,8 @@ class _Stage:
 class _Norm:
     """Channel norm on rows; eps is added to the standard deviation, as in the module.
 
-    Torch's layer norm, one pass where the formula takes five, divides by the standard deviation s (its own
-    eps is too small to count); s / (s + eps) then makes up the difference.
+    Torch's layer norm takes one pass where the formula takes five, and divides by the standard deviation s
+    (its own eps is negligible). Multiplying by s / (s + eps) then gives the published formula.
     """
 
     def __init__(self, norm: ChannelNorm) -> None:
@@ -79,7 +79,7 @@ class _Norm:
 
 
 class _Projection:
-    """Depthwise convolution with its batch norm fold_batch_norm in, then a pointwise layer on rows."""
+    """Depthwise convolution with its batch norm folded in, then a pointwise layer on rows."""
 
     def __init__(self, net: Any) -> None:
         depthwise, norm, pointwise = net

@@ -1,4 +1,4 @@
-"""Any encoder as it is, in eval mode; and whether an encoder is as its class builds it."""
+"""Running a modified encoder by its own code, and telling whether an encoder was modified."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from serab_byols.encoders import Encoder, create_encoder
 from serab_byols.inference.runners.runner import Runner
 
 _METHODS = ("forward", "encode", "step_features", "pooled")
-"""Set on a module itself, they replace what its class does."""
+"""Set on the instance, they override the class."""
 
 
 class ModuleRunner(Runner):
-    """The encoder's own code."""
+    """Runs the encoder's own ``forward``, in eval mode."""
 
     def __init__(self, encoder: nn.Module) -> None:
         self._encoder = eval_view(encoder)
@@ -29,10 +29,10 @@ class ModuleRunner(Runner):
 
 def eval_view(module: nn.Module) -> nn.Module:
     """A copy of a module tree in eval mode that shares parameters and buffers with the original."""
-    # Not copy.copy: that is pickling, which some modules refuse.
+    # Not copy.copy, which uses pickling: some modules refuse it.
     view = object.__new__(type(module))
-    # A method that was set on the module itself is bound to it, and what it compiled runs it: neither
-    # would run the view.
+    # A method that was set on the instance is bound to it, and so is its compiled call: neither would run
+    # the view.
     view.__dict__ = {
         name: MethodType(value.__func__, view) if getattr(value, "__self__", None) is module else value
         for name, value in vars(module).items()
@@ -46,10 +46,10 @@ def eval_view(module: nn.Module) -> nn.Module:
 
 
 def is_unmodified(encoder: Encoder) -> bool:
-    """Whether every layer is the one that the encoder's class makes, without hooks or replacements.
+    """Whether every layer is the one that the encoder's class creates, without hooks or replacements.
 
-    Only then is its arithmetic known; adapters, hooks, quantised or parametrised layers and the like
-    must run as they are.
+    Only then is its arithmetic known. Encoders with adapters, hooks, quantised or parametrised layers must
+    run their own code.
     """
     return _layers(encoder) == _original_layers(encoder.name, json.dumps(encoder.config)) and not any(
         layer._forward_hooks
@@ -61,7 +61,7 @@ def is_unmodified(encoder: Encoder) -> bool:
 
 
 def _layers(encoder: Encoder) -> list[tuple[str, type[nn.Module], str]]:
-    """Name, class and settings of every layer; those of dropout change nothing in eval mode."""
+    """Name, class and settings of every layer; those of dropout have no effect in eval mode."""
     return [
         (name, type(layer), "" if isinstance(layer, nn.Dropout) else layer.extra_repr())
         for name, layer in encoder.named_modules()

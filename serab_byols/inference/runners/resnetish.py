@@ -41,7 +41,7 @@ class Resnetish34Runner(PooledRunner):
 
 
 class _Block:
-    """A residual block with its batch norms fold_batch_norm."""
+    """A residual block with its batch norms folded."""
 
     def __init__(self, block: nn.Module) -> None:
         assert isinstance(block, BasicBlock)

@@ -1,4 +1,4 @@
-"""Runners: an encoder's arithmetic, apart from its module."""
+"""What the runners of all encoders have in common."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Runner(ABC):
 
     @abstractmethod
     def run(self, log_mel: torch.Tensor) -> torch.Tensor:
-        """Embeddings (b, D) of a batch that is small enough."""
+        """Embeddings (b, D) of a batch of at most ``columns_at_once``."""
 
     def embed_frames(self, frames: OverlappingFrames) -> torch.Tensor:
         """Embeddings (k, D), float32, of overlapping frames."""
@@ -40,10 +40,10 @@ class Runner(ABC):
 
 
 class ConvolutionRunner(Runner):
-    """A runner whose encoder makes steps in time by convolutions, which long clips go through in chunks.
+    """A runner of a convolutional encoder, which processes long clips in chunks.
 
-    A chunk carries a halo on either side, as wide as the encoder can see past its edge; steps that
-    the halo's own zero padding has touched are dropped, so chunks give the same steps as the whole.
+    A chunk carries a halo on either side, as wide as the receptive field past its edge. Steps that depend on
+    the halo's own zero padding are dropped, so chunks give the same steps as the whole clip.
 
     Attributes:
         stride: log-mel columns a step.
@@ -63,7 +63,7 @@ class ConvolutionRunner(Runner):
     def steps(self, log_mel: torch.Tensor) -> Iterator[torch.Tensor]:
         """Steps (b, t_i, C) of log-mels (b, 64, T), chunk by chunk."""
         n_columns = log_mel.shape[2]
-        # What is left after the last whole chunk joins it: a chunk is never too short to encode.
+        # The remainder joins the last whole chunk, so that no chunk is too short to encode.
         starts = range(0, max(n_columns - self.chunk_columns, 0) + 1, self.chunk_columns)
         for start in starts:
             first = max(0, start - self.halo_before)
@@ -77,7 +77,7 @@ class ConvolutionRunner(Runner):
 
 
 class PooledRunner(ConvolutionRunner):
-    """Mean plus maximum of the steps."""
+    """A runner whose embedding is the mean plus the maximum of the steps."""
 
     @abstractmethod
     def n_steps(self, n_columns: int) -> int:
@@ -99,7 +99,7 @@ def fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch
     """Weight (channels-last) and bias of a convolution with the batch norm that follows it.
 
     In eval mode batch norm is y = (x - mean) / sqrt(var + eps) * gain + shift with constants, an
-    affine map of each channel, which a convolution's weight and bias can take in exactly.
+    affine map of each channel, so it merges exactly into the convolution's weight and bias.
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -120,8 +120,8 @@ def channels_last(x: torch.Tensor) -> torch.Tensor:
 def as_image(log_mel: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """(b, 64, T) to (b, 1, 64, T) with strides that say channels-last.
 
-    With one channel both layouts hold the same numbers in the same places, and a convolution goes by the
-    strides when it chooses the layout of what it makes.
+    With one channel both layouts have the same values at the same places in memory. A convolution chooses
+    the layout of its output by the strides.
     """
     return log_mel.to(dtype).contiguous()[..., None].permute(0, 3, 1, 2)
 
@@ -140,7 +140,7 @@ def one_channel_convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.T
 def max_pool_2x2(x: torch.Tensor) -> torch.Tensor:
     """The maximum of every 2x2 block, odd rows and columns left out; x is channels-last.
 
-    ``F.max_pool2d`` also keeps where each maximum came from, which takes longer than finding it.
+    ``F.max_pool2d`` also computes indices, which takes longer than the maximum itself.
     """
     rows = x.permute(0, 2, 3, 1)  # (b, M, T, C), contiguous
     n_mels, n_columns = rows.shape[1] // 2 * 2, rows.shape[2] // 2 * 2

@@ -1,15 +1,27 @@
 """Convolutions and poolings of overlapping frames, each feature that frames share computed once.
 
-For encoders that begin with convolutions, padded by one column on either side, each followed by a pooling
-by two: AudioNTT and CLSTM. At the default hop a frame begins 5 log-mel columns after the one before, and
-all but its edges see the same 101 columns shifted. Poolings by two make a feature depend on where its
-frame begins modulo 2, 4 and 8 columns, so shared features are computed at every column, by convolutions
-dilated by 1, 2 and 4 (as in the a-trous algorithm), and a frame picks those at its own columns. Only the
-features that the padding at a frame's edges can reach, two at the left and one or two at the right of
-every level, are computed frame by frame, from shared neighbours.
+For encoders that begin with stages of one convolution, padded by one on either side, and one pooling by
+two: AudioNTT and CLSTM. At the default hop a frame begins 5 log-mel columns after the one before, and all
+but its edges see the same 101 columns shifted.
 
-Time comes before mel here, (batch, channel, time, mel), channels innermost in memory, so that a
-column is one piece of memory to pick.
+Why the features are the same. Let ``X`` be the log-mel columns of the waveform and let a frame begin at
+column ``p``, so that its inner columns are ``X[p + c]``. Pooling starts at the frame's beginning, so after
+``l`` stages its feature ``n`` covers columns from ``p + 2^l n`` on, and two frames pool on different grids
+unless their beginnings agree modulo ``2^l``. So the stages are computed without decimation, at every column:
+
+    Y_0[q] = X[q]
+    Z_l[q] = bias + sum_k weight[k] Y_{l-1}[q + 2^(l-1) (k - 1)]      a convolution dilated by 2^(l-1)
+    Y_l[q] = relu(max(Z_l[q], Z_l[q + 2^(l-1)]))                      a pooling without stride
+
+By induction, feature ``n`` of the frame after stage ``l`` is ``Y_l[p + 2^l n]``: substitute
+``q = p + 2^l n`` and the two lines are the frame's own convolution and pooling (the "a trous" algorithm of
+wavelet transforms). This holds wherever the receptive field stays clear of the frame's zero padding and of
+its edge columns. If features 0 and 1 are a frame's own at one level, the next level's own ones at the left
+are those that see them, again 0 and 1; at the right there are one or two. Only these are computed frame by
+frame, from shared neighbours.
+
+Time comes before mel here, (batch, channel, time, mel), channels innermost in memory, so that a column is
+contiguous and cheap to gather.
 """
 
 from __future__ import annotations
@@ -25,18 +37,18 @@ from serab_byols.inference.overlapping_frames import FIRST_INNER, OverlappingFra
 from serab_byols.inference.runners.runner import one_channel_convolution
 
 N_LEFT = FIRST_INNER
-"""Features at a frame's left edge that are its own, the same number at every level: if columns 0 and 1
-are, then so are the features 0 and 1 that see them."""
+"""Features at a frame's left edge that depend on its padding, the same number at every level."""
 
 _MAX_SHARED_RATIO = 0.5
+"""Sharing must at least halve the number of columns that are convolved."""
 _WIDE = 9
-"""Weights of a channel; a convolution with more, of one channel, is faster as a matrix product."""
+"""A convolution of one channel with more weights than this is faster as a matrix product."""
 
 _COLUMNS_AT_ONCE = 2000
-"""Frames that begin within so many columns share; the first level of CLSTM makes 60 kB of each."""
+"""Frames that begin within so many columns share; the first level of CLSTM has 60 kB per column."""
 
 _MAX_GRIDS = 4
-"""Frames on more grids of log-mel columns than this have too little in common."""
+"""Frames on more grids of log-mel columns than this share too little."""
 
 
 Convolutions = Sequence[tuple[torch.Tensor, torch.Tensor]]
@@ -68,35 +80,35 @@ class _Level:
 
 
 def embed_in_groups(
-    frames: OverlappingFrames, convolutions: Convolutions, shared: RunFrames, apart: RunFrames
+    frames: OverlappingFrames, convolutions: Convolutions, shared: RunFrames, separately: RunFrames
 ) -> torch.Tensor:
-    """Embeddings (k, D) of frames: of those that have enough in common by ``shared``, of others ``apart``.
+    """Embeddings (k, D) of frames: groups that share enough by ``shared``, the others by ``separately``.
 
-    A hop of 25 ms is 2.5 columns: every other frame lies on a grid of columns of its own.
+    A hop of 25 ms is 2.5 columns, so that every other frame lies on the same grid of columns.
 
     Args:
         frames: in order.
         convolutions: weights (out, in, mel, time) and biases, those of :func:`shared_steps`.
         shared: for frames on one grid of columns.
-        apart: for any.
+        separately: for any frames.
     """
     grids = frames.starts % HOP_SAMPLES
     if not frames.can_share or len(grids.unique()) > _MAX_GRIDS:
-        return apart(frames)
-    stretches = (frames.starts - frames.starts[0]) // (_COLUMNS_AT_ONCE * HOP_SAMPLES)
+        return separately(frames)
+    regions = (frames.starts - frames.starts[0]) // (_COLUMNS_AT_ONCE * HOP_SAMPLES)
     groups = [
-        ((grids == grid) & (stretches == stretch)).nonzero()[:, 0]
-        for stretch in stretches.unique()
-        for grid in grids[stretches == stretch].unique()
+        ((grids == grid) & (regions == region)).nonzero()[:, 0]
+        for region in regions.unique()
+        for grid in grids[regions == region].unique()
     ]
     parts = [frames[group] for group in groups]
     kernels = [weight.shape[3] for weight, _ in convolutions]
-    embeddings = [(shared if _is_worth_sharing(part, kernels) else apart)(part) for part in parts]
+    embeddings = [(shared if _is_worth_sharing(part, kernels) else separately)(part) for part in parts]
     return torch.cat(embeddings)[torch.cat(groups).argsort()]
 
 
 def _is_worth_sharing(frames: OverlappingFrames, kernels: Sequence[int]) -> bool:
-    """Whether frames on one grid of columns lie so close that sharing saves work."""
+    """Whether frames on one grid of columns overlap so much that sharing saves work."""
     n_columns = int(frames.starts[-1] - frames.starts[0]) // HOP_SAMPLES + frames.n_columns
     last = frames.last_inner
     for kernel in kernels:
@@ -105,7 +117,7 @@ def _is_worth_sharing(frames: OverlappingFrames, kernels: Sequence[int]) -> bool
 
 
 def _last_shared(last: int, kernel: int) -> int:
-    """After a convolution and a pooling by two: an output sees ``kernel - 2`` features to its right."""
+    """After a convolution, whose outputs see ``kernel - 2`` features to their right, and a pooling by two."""
     return (last - (kernel - 2) - 1) // 2
 
 
@@ -150,12 +162,12 @@ def _next_level(level: _Level, columns: torch.Tensor, weight: torch.Tensor, bias
     last_shared = _last_shared(level.last_shared, kernel)
     device = columns.device
 
-    # The outputs at the left edge, two of which become one, see so far.
+    # The receptive field of the outputs at the left edge, two of which are pooled into one.
     inner = torch.arange(N_LEFT, 2 * N_LEFT + kernel - 2, device=device)
     left = torch.cat([level.left, level.pick(columns, inner)], dim=1)
     left = _convolve(left, weight, bias)[:, : 2 * N_LEFT]
 
-    # The slice begins one feature before the first output that is wanted, which thus has its neighbour.
+    # Begin one feature before the first output that is needed, so that it has its left neighbour.
     first = 2 * last_shared + 1
     inner = torch.arange(first, level.last_shared + 1, device=device)
     right = torch.cat([level.pick(columns, inner), level.right], dim=1)
