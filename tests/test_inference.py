@@ -19,7 +19,7 @@ from serab_byols.inference.runners import PooledRunner, Runner, make_runner
 from serab_byols.inference.runners.audiontt import AudioNTTRunner
 from serab_byols.inference.runners.clstm import CLSTMRunner
 from serab_byols.inference.runners.cvt import MAX_COLUMNS
-from serab_byols.inference.runners.module import ModuleRunner
+from serab_byols.inference.runners.module_runner import ModuleRunner
 from serab_byols.inference.streaming import split_into_blocks
 from serab_byols.inference.timestamps import cut_frames
 from serab_byols.normalization import Statistics

@@ -14,7 +14,7 @@ import pytest
 from serab_byols import Record
 from serab_byols.atomic_write import atomic_write
 from serab_byols.corpus import tables as sinks
-from serab_byols.corpus.tables import METADATA_KEY, check_output, open_sink
+from serab_byols.corpus.tables import METADATA_KEY, check_output, open_table
 from serab_byols.errors import InvalidInputError, MissingExtraError
 
 SIZE = 5
@@ -47,7 +47,7 @@ def frames(n=3):
 
 
 def save(path, records, timestamps):
-    with open_sink(path, embedding_size=SIZE, timestamps=timestamps, metadata=METADATA) as sink:
+    with open_table(path, embedding_size=SIZE, timestamps=timestamps, metadata=METADATA) as sink:
         for record in records:
             sink.add(record)
     return path
@@ -136,7 +136,7 @@ def test_pandas_reads_a_table_that_can_be_used_at_once(tmp_path):
 
 
 def test_the_number_of_rows_is_counted(tmp_path):
-    with open_sink(tmp_path / "out.npz", embedding_size=SIZE, timestamps=True, metadata={}) as sink:
+    with open_table(tmp_path / "out.npz", embedding_size=SIZE, timestamps=True, metadata={}) as sink:
         for record in frames(3):
             sink.add(record)
         assert sink.n_rows == 2 + 3 + 4
@@ -164,7 +164,7 @@ def test_a_failed_run_leaves_what_was_there_and_nothing_else(tmp_path, monkeypat
 def test_the_old_table_stays_until_the_new_one_is_whole(tmp_path, monkeypatch, ending):
     monkeypatch.setattr(sinks, "_ROW_GROUP_BYTES", 1)
     path = save(tmp_path / f"out{ending}", scenes(1), False)
-    with open_sink(path, embedding_size=SIZE, timestamps=False, metadata=METADATA) as sink:
+    with open_table(path, embedding_size=SIZE, timestamps=False, metadata=METADATA) as sink:
         for record in scenes(3):
             sink.add(record)
             assert len(load(path)[0]["file"]) == 1

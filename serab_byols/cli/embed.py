@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from contextlib import suppress
 from itertools import groupby
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 
-from serab_byols.atomic_write import atomic_write
 from serab_byols.checkpoint import load_model
 from serab_byols.cli.options import (
     EXIT_BAD_FILES,
@@ -27,7 +25,7 @@ from serab_byols.cli.options import (
 from serab_byols.corpus.embedding import check_corpus_normalization, embed_segments
 from serab_byols.corpus.provenance import describe_model
 from serab_byols.corpus.segments import Segment, find_segments
-from serab_byols.corpus.tables import check_output, open_sink
+from serab_byols.corpus.tables import check_output, open_table, write_error_table
 from serab_byols.encoders import ENCODERS
 from serab_byols.errors import InvalidInputError, SerabByolsError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
@@ -41,9 +39,9 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "embed",
         help="embed audio files into a table",
-        description="Embed audio files into a table, one row a clip or, with --timestamps, a frame.",
+        description="Embed audio files into a table, one row per clip, or per frame with --timestamps.",
         epilog="Exit status: 0 when all went well, 1 when some files could not be embedded (they are "
-        "listed on stderr and in OUT.errors.csv), 2 when nothing could be started.",
+        "listed on stderr and in OUT.errors.csv), 2 when there is no table.",
     )
     parser.add_argument(
         "inputs",
@@ -63,7 +61,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--encoder", choices=list(ENCODERS), help="check that the checkpoint holds this encoder"
     )
-    parser.add_argument("--timestamps", action="store_true", help="one row a frame")
+    parser.add_argument("--timestamps", action="store_true", help="one row per frame")
     parser.add_argument(
         "--dense",
         action="store_true",
@@ -96,7 +94,7 @@ def add_parser(commands: Commands) -> None:
         "--dtype",
         choices=DTYPES,
         default="float32",
-        help="what the encoder computes in; half precision is faster where the processor or GPU has it "
+        help="precision of the encoder; half precision is faster on processors and GPUs that support it "
         "(default: %(default)s)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
@@ -120,7 +118,7 @@ def _embed(options: argparse.Namespace) -> int:
     model.to(getattr(torch, options.dtype))
     errors: list[tuple[str, str]] = []
     n_embedded, n_rows = _write_table(options, model, metadata, segments, errors)
-    _write_errors(Path(f"{output}.errors.csv"), errors)
+    write_error_table(Path(f"{output}.errors.csv"), errors)
     if errors:
         where = f"see {output}.errors.csv"
         written = f"{output} has the rest" if n_embedded else f"{output} was not written"
@@ -154,12 +152,12 @@ def _write_table(
     with (
         suppress(_NothingEmbeddedError),
         tqdm(total=len(segments), unit="clip", disable=quiet) as bar,
-        open_sink(
+        open_table(
             options.output,
             embedding_size=model.embedding_size,
             timestamps=options.timestamps,
             metadata={**metadata, **frames},
-        ) as sink,
+        ) as table,
     ):
 
         def on_error(segment: Segment, error: SerabByolsError) -> None:
@@ -171,21 +169,9 @@ def _write_table(
         chunks = embed_segments(segments, model, grid, dense=options.dense, on_error=on_error)
         for _, of_one in groupby(chunks, key=attrgetter("index")):
             for chunk in of_one:
-                sink.add(chunk.record)
+                table.add(chunk.record)
             n_embedded += 1
             bar.update()
         if not n_embedded:
             raise _NothingEmbeddedError
-    return n_embedded, sink.n_rows
-
-
-def _write_errors(path: Path, errors: list[tuple[str, str]]) -> None:
-    """The list of failures, or nothing and no stale list either."""
-    if not errors:
-        path.unlink(missing_ok=True)
-        return
-    with (
-        atomic_write(path) as scratch,
-        scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        csv.writer(file).writerows([("file", "error"), *errors])
+    return n_embedded, table.n_rows

@@ -1,14 +1,15 @@
-"""Tables of embeddings on disk: Parquet and NumPy's npz, written row block by row block."""
+"""Tables of embeddings on disk: Parquet and NumPy's npz, written in blocks of rows; tables of errors."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
 import tempfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -23,19 +24,19 @@ METADATA_KEY = "serab_byols"
 _ROW_GROUP_BYTES = 32 << 20
 
 
-class Sink(ABC):
-    """Collects records into columns; subclasses write them."""
+class TableWriter(ABC):
+    """Collects records into blocks of columns, which subclasses write."""
 
     def __init__(self, embedding_size: int, timestamps: bool, metadata: dict[str, Any]) -> None:
         self.embedding_size = embedding_size
         self.timestamps = timestamps
         self.metadata = json.dumps(metadata, sort_keys=True)
         self.n_rows = 0
-        self._waiting: list[dict[str, Any]] = []
-        self._waiting_rows = 0
+        self._pending: list[dict[str, Any]] = []
+        self._n_pending = 0
 
     def add(self, record: Record) -> None:
-        """Take in the row or rows of a record."""
+        """Append the row or rows of a record."""
         embedding = np.atleast_2d(record.embedding)
         n_rows = len(embedding)
         columns: dict[str, Any] = {
@@ -46,28 +47,28 @@ class Sink(ABC):
         }
         if self.timestamps:
             columns["time"] = record.time
-        self._waiting.append(columns)
-        self._waiting_rows += n_rows
+        self._pending.append(columns)
+        self._n_pending += n_rows
         self.n_rows += n_rows
-        if self._waiting_rows * self.embedding_size * 4 >= _ROW_GROUP_BYTES:
+        if self._n_pending * self.embedding_size * 4 >= _ROW_GROUP_BYTES:
             self._flush()
 
     def finish(self) -> None:
-        """Write what is waiting and close the file."""
+        """Write the pending rows and close the file."""
         self._flush()
         self.close()
 
     def _flush(self) -> None:
-        if not self._waiting:
+        if not self._pending:
             return
         names = ["file", "start", "end", *(["time"] if self.timestamps else []), "embedding"]
         block = {
-            name: [file for part in self._waiting for file in part["file"]]
+            name: [file for columns in self._pending for file in columns["file"]]
             if name == "file"
-            else np.concatenate([part[name] for part in self._waiting])
+            else np.concatenate([columns[name] for columns in self._pending])
             for name in names
         }
-        self._waiting, self._waiting_rows = [], 0
+        self._pending, self._n_pending = [], 0
         self.write(block)
 
     @abstractmethod
@@ -80,10 +81,10 @@ class Sink(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Let go of open files, finished or not."""
+        """Close open files, finished or not."""
 
 
-class ParquetSink(Sink):
+class ParquetWriter(TableWriter):
     """Columns file, start, end, (time,) embedding as fixed-size list of float32."""
 
     def __init__(self, path: Path, embedding_size: int, timestamps: bool, metadata: dict[str, Any]) -> None:
@@ -109,11 +110,11 @@ class ParquetSink(Sink):
         self._writer.close()
 
 
-class NpzSink(Sink):
+class NpzWriter(TableWriter):
     """The same columns as arrays, and the metadata as a JSON string under ``metadata``.
 
-    Embeddings are spooled to a file beside the output, since an ``.npy`` header needs their number
-    before the first of them.
+    Embeddings are spooled to a temporary file beside the output, since the header of an ``.npy`` file states
+    their number.
     """
 
     def __init__(self, path: Path, embedding_size: int, timestamps: bool, metadata: dict[str, Any]) -> None:
@@ -155,9 +156,9 @@ def _write_npy(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
         np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-SINKS: dict[str, Callable[[Path, int, bool, dict[str, Any]], Sink]] = {
-    ".parquet": ParquetSink,
-    ".npz": NpzSink,
+WRITERS: dict[str, Callable[[Path, int, bool, dict[str, Any]], TableWriter]] = {
+    ".parquet": ParquetWriter,
+    ".npz": NpzWriter,
 }
 
 
@@ -165,11 +166,11 @@ def check_output(path: Path) -> None:
     """Check before embedding that a table can be written to ``path``.
 
     Raises:
-        InvalidInputError: an ending that no sink has, no such folder, or a folder in its place.
+        InvalidInputError: an unknown suffix, no such folder, or a folder of that name.
         MissingExtraError: Parquet without pyarrow.
     """
-    if path.suffix not in SINKS:
-        raise InvalidInputError(f"the output must end in {' or '.join(SINKS)}, got {path.name!r}")
+    if path.suffix not in WRITERS:
+        raise InvalidInputError(f"the output must end in {' or '.join(WRITERS)}, got {path.name!r}")
     if path.is_dir():
         raise InvalidInputError(f"the output {path} is a folder")
     if not path.parent.is_dir():
@@ -181,10 +182,10 @@ def check_output(path: Path) -> None:
 
 
 @contextmanager
-def open_sink(
+def open_table(
     path: Path, *, embedding_size: int, timestamps: bool, metadata: dict[str, Any]
-) -> Iterator[Sink]:
-    """A sink for ``path`` by its ending; the file appears when the block ends without an error.
+) -> Iterator[TableWriter]:
+    """A writer for ``path`` by its suffix; the file appears when the block ends without an error.
 
     Args:
         path: ends in ``.parquet`` or ``.npz``.
@@ -194,12 +195,24 @@ def open_sink(
     """
     check_output(path)
     with atomic_write(path) as scratch:
-        sink = SINKS[path.suffix](scratch, embedding_size, timestamps, metadata)
+        writer = WRITERS[path.suffix](scratch, embedding_size, timestamps, metadata)
         try:
-            yield sink
-            sink.finish()
+            yield writer
+            writer.finish()
         finally:
-            sink.release()
+            writer.release()
+
+
+def write_error_table(path: Path, errors: Sequence[tuple[str, str]]) -> None:
+    """Write a CSV file of (file, error) rows; without any, remove the one of an earlier run."""
+    if not errors:
+        path.unlink(missing_ok=True)
+        return
+    with (
+        atomic_write(path) as scratch,
+        scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        csv.writer(file).writerows([("file", "error"), *errors])
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from serab_byols.encoders import CLSTM, AudioNTT, CvT, Encoder, Resnetish34, unw
 from serab_byols.inference.runners.audiontt import AudioNTTRunner
 from serab_byols.inference.runners.clstm import CLSTMRunner
 from serab_byols.inference.runners.cvt import CvTRunner
-from serab_byols.inference.runners.module import ModuleRunner, is_unmodified
+from serab_byols.inference.runners.module_runner import ModuleRunner, is_unmodified
 from serab_byols.inference.runners.resnetish import Resnetish34Runner
 from serab_byols.inference.runners.runner import PooledRunner, Runner
 from serab_byols.model import ByolsModel
