@@ -21,6 +21,7 @@ import torch
 
 from serab_byols.errors import InvalidInputError
 
+_MAX_STATISTIC = 1e6
 STD_FLOOR = 1e-3
 """Digital silence has a standard deviation of zero; the floor keeps its embedding finite."""
 
@@ -43,7 +44,7 @@ def parse_normalization(value: str | Sequence[float]) -> Normalization:
     """A rule's name, or a (mean, std) pair as :class:`Statistics`.
 
     Raises:
-        InvalidInputError: neither; a mean that is not finite, or a std that is not positive.
+        InvalidInputError: neither, or numbers that no log-mel has as mean and std.
 
     Example:
         >>> parse_normalization("clip")
@@ -63,8 +64,10 @@ def parse_normalization(value: str | Sequence[float]) -> Normalization:
         raise InvalidInputError(
             f"normalization takes one of {', '.join(RULES)} or two numbers (mean, std), got {value!r}"
         ) from error
-    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-        raise InvalidInputError(f"normalization needs a finite mean and a positive std, got ({mean}, {std})")
+    if not (abs(mean) <= _MAX_STATISTIC and 1 / _MAX_STATISTIC <= std <= _MAX_STATISTIC):
+        raise InvalidInputError(
+            f"normalization needs a finite mean and a positive std of log-mel values, got ({mean}, {std})"
+        )
     return Statistics(mean, std)
 
 

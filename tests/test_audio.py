@@ -70,11 +70,10 @@ def test_an_array_gets_the_same_samples_as_its_file(tmp_path, n_channels):
     [
         (np.zeros((2, 3, 4), np.float32), 16000, r"shape \(n_samples,\).*got \(2, 3, 4\)"),
         (np.zeros(0, np.float32), 16000, r"not be empty, got \(0,\)"),
-        (np.zeros((100, 2), np.float32), 16000, r"\(100, 2\) have more channels than samples.*samples\.T"),
         (np.zeros(100, np.int16), 16000, "floating point.*got int16; divide 16-bit integers by 32768"),
-        (np.zeros(100, np.float32), 0, "positive number of Hz, got 0"),
-        (np.zeros(100, np.float32), -16000, "positive number of Hz, got -16000"),
-        (np.zeros(100, np.float32), float("nan"), "positive number of Hz, got nan"),
+        (np.zeros(100, np.float32), 0, "positive number of Hz.*got 0"),
+        (np.zeros(100, np.float32), -16000, "positive number of Hz.*got -16000"),
+        (np.zeros(100, np.float32), float("nan"), "positive number of Hz.*got nan"),
     ],
 )
 def test_impossible_arrays_are_refused(samples, rate_hz, message):

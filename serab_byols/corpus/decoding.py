@@ -13,7 +13,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from serab_byols.errors import AudioFileError, InvalidInputError
+from serab_byols.errors import AudioFileError, InvalidInputError, SerabByolsError
+from serab_byols.inference.waveforms import MAX_AMPLITUDE
 
 AUDIO_SUFFIXES = frozenset(
     {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga"}
@@ -22,9 +23,8 @@ AUDIO_SUFFIXES = frozenset(
 """Suffixes by which audio is recognised in folders; a file named explicitly may have any."""
 
 RESAMPLING_QUALITY = "HQ"
-MAX_AMPLITUDE = 1e12
-"""Full scale is 1; integers kept as floats reach 2e9. Larger values are not audio (bytes read as the
-wrong type), and their power would overflow float32 and make the embedding NaN."""
+MIN_RATE_HZ, MAX_RATE_HZ = 1000, 1_000_000
+"""Audio at other rates is damaged, or not audio; resampling it could need any amount of memory."""
 
 _BLOCK_SAMPLES = 1 << 16
 _MP3_LEAD_IN_SAMPLES = 16 * 1152
@@ -50,11 +50,12 @@ class AudioClip:
         start_s: float | None = None,
         end_s: float | None = None,
     ) -> None:
+        for name, value in (("start", start_s), ("end", end_s)):
+            if not (value is None or _is_number(value)):
+                raise InvalidInputError(f"{name} must be a number of seconds, got {value!r}")
         self.path = path
-        try:
-            self._file = _SequentialFile(_system_path(path))
-        except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: a headerless .raw
-            raise AudioFileError(f"{path}: {_reason(path, error)}") from error
+        self._file = self._open()
+        self._n_read = 0
         self.sample_rate_hz: int = self._file.samplerate
         duration_s = self._file.frames / self.sample_rate_hz
         problem = self._problem(0.0 if start_s is None else start_s, duration_s if end_s is None else end_s)
@@ -64,9 +65,20 @@ class AudioClip:
         self._first = 0 if start_s is None else self._sample_at(start_s)
         self._last = self._file.frames if end_s is None else self._sample_at(end_s)
 
+    def _open(self) -> _SequentialFile:
+        try:
+            _check_regular(self.path)
+            return _SequentialFile(_system_path(self.path))
+        except AudioFileError:
+            raise
+        except Exception as error:  # whatever is wrong with a file, it is that file's error
+            raise AudioFileError(f"{self.path}: {_reason(self.path, error)}") from error
+
     def _problem(self, start_s: float, end_s: float) -> str | None:
         if self._file.frames == 0:
             return "holds no samples"
+        if not MIN_RATE_HZ <= self.sample_rate_hz <= MAX_RATE_HZ:
+            return f"states a sample rate of {self.sample_rate_hz} Hz, which is not from 1 kHz to 1 MHz"
         # Written so that NaN fails too.
         if not (0 <= start_s < end_s and self._sample_at(start_s) < self._sample_at(end_s)):
             duration_s = self._file.frames / self.sample_rate_hz
@@ -127,8 +139,11 @@ class AudioClip:
                 if len(block) == 0:  # the header states more samples than there are
                     break
                 remaining -= len(block)
+                self._n_read += len(block)
                 yield block
-        except (soundfile.LibsndfileError, OSError) as error:
+        except SerabByolsError:
+            raise
+        except Exception as error:  # whatever is wrong with a file, it is that file's error
             raise AudioFileError(f"{self.path}: {_reason(self.path, error)}") from error
         self._last -= remaining
         if self._first == self._last:
@@ -137,9 +152,23 @@ class AudioClip:
     def _go_to_first(self) -> None:
         is_mp3 = self._file.format == "MP3"
         lead_in = min(self._first, _MP3_LEAD_IN_SAMPLES) if is_mp3 else 0
-        self._file.seek(self._first - lead_in)
-        if lead_in:
-            self._file.read(lead_in)
+        self._move_to(self._first - lead_in)
+        self._skip(lead_in)
+
+    def _move_to(self, sample: int) -> None:
+        """Without seeking where reading is at the beginning: not every format can seek (GSM, ADPCM)."""
+        if sample == 0 and self._n_read == 0:
+            return
+        try:
+            self._file.seek(sample)
+        except (soundfile.LibsndfileError, RuntimeError):
+            self._file.close()
+            self._file = self._open()
+            self._skip(sample)
+
+    def _skip(self, n_samples: int) -> None:
+        for first in range(0, n_samples, _BLOCK_SAMPLES):
+            self._n_read += len(self._file.read(min(_BLOCK_SAMPLES, n_samples - first)))
 
     def close(self) -> None:
         """Close the file."""
@@ -175,22 +204,23 @@ def resampled(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> Iterato
 
 
 def resample_array(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """Mono samples (n,), or (n_channels, n) to be mixed, as float32 (m,) at ``to_hz``.
+    """Mono samples (n,), or (n_channels, n) or (n, n_channels) to be mixed, as float32 (m,) at ``to_hz``.
 
     Raises:
-        InvalidInputError: another shape, no samples, integers, or a rate that is not positive.
+        InvalidInputError: another shape, no samples, integers, or a rate that is not from 1 kHz to 1 MHz.
     """
-    if not (np.isfinite(from_hz) and from_hz > 0):
-        raise InvalidInputError(f"the sample rate must be a positive number of Hz, got {from_hz}")
+    if not _is_number(from_hz):
+        raise InvalidInputError(f"the sample rate must be a number of Hz, got {from_hz!r}")
+    if not MIN_RATE_HZ <= from_hz <= MAX_RATE_HZ:
+        raise InvalidInputError(
+            f"the sample rate must be a positive number of Hz, from 1 kHz to 1 MHz, got {from_hz}"
+        )
+    if isinstance(samples, np.ma.MaskedArray):
+        raise InvalidInputError("samples are a masked array: fill it, or pass its unmasked part")
     if samples.ndim not in (1, 2) or samples.size == 0:
         raise InvalidInputError(
             "samples must have shape (n_samples,) or (n_channels, n_samples) and not be empty, "
             f"got {samples.shape}"
-        )
-    if samples.ndim == 2 and samples.shape[0] > samples.shape[1]:
-        raise InvalidInputError(
-            f"samples of shape {samples.shape} have more channels than samples: "
-            "pass samples.T for arrays of shape (n_samples, n_channels)"
         )
     if not np.issubdtype(samples.dtype, np.floating):
         raise InvalidInputError(
@@ -198,7 +228,11 @@ def resample_array(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
             "divide 16-bit integers by 32768"
         )
     mono = samples.astype(np.float32, copy=False)
-    mono = mono if mono.ndim == 1 else _mono(mono.T)
+    if not np.abs(mono).max() <= MAX_AMPLITUDE:  # so written, NaN fails too
+        raise InvalidInputError(f"samples are not finite (NaN or infinity), or beyond {MAX_AMPLITUDE:g}")
+    if mono.ndim == 2:
+        # There are fewer channels than samples, whichever axis they are.
+        mono = _mono(mono if mono.shape[0] > mono.shape[1] else mono.T)
     starts = range(0, len(mono), _BLOCK_SAMPLES)
     blocks = (mono[first : first + _BLOCK_SAMPLES] for first in starts)
     return np.concatenate(list(resampled(blocks, from_hz, to_hz)))
@@ -207,6 +241,18 @@ def resample_array(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 def _mono(block: np.ndarray) -> np.ndarray:
     """(n, channels) to (n,): the mean of the channels."""
     return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def _check_regular(path: str | os.PathLike[str]) -> None:
+    """A pipe or a device would block or never end."""
+    if "\0" in os.fsdecode(path):
+        raise AudioFileError(f"{path!r}: a path cannot hold a NUL character")
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise AudioFileError(f"{path}: is not a regular file")
 
 
 def _system_path(path: str | os.PathLike[str]) -> str | bytes:

@@ -17,7 +17,7 @@ from serab_byols.corpus.decode_ahead import N_CLIPS_AHEAD, DecodedSegment, decod
 from serab_byols.corpus.decoding import AudioClip, resample_array
 from serab_byols.corpus.record import Record, RecordChunk, joined
 from serab_byols.corpus.segments import Segment, as_segment
-from serab_byols.errors import InvalidInputError, SerabByolsError
+from serab_byols.errors import AudioFileError, InvalidInputError, SerabByolsError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS, get_scene_embeddings
 from serab_byols.inference.context import inference_context
 from serab_byols.inference.frame_grid import MS_PER_S, FrameGrid
@@ -38,7 +38,8 @@ def embed_audio(samples: np.ndarray | torch.Tensor, sample_rate: int, model: Byo
     """Scene embedding of an array at any sample rate.
 
     Args:
-        samples: (n_samples,), or (n_channels, n_samples), which is mixed to mono; floating point.
+        samples: (n_samples,), or (n_channels, n_samples) or (n_samples, n_channels), which are mixed to
+            mono; floating point.
         sample_rate: of ``samples``, in Hz; resampled (soxr, high quality) to the model's.
         model: from :func:`load_model` or :func:`create_model`.
 
@@ -293,7 +294,10 @@ class _FrameRecords:
         n_frames, n_done = self.grid.n_frames(n_samples), 0
         while n_done < n_frames:
             with inference_context():  # not across the yield, where the caller computes
-                embedding = next(blocks).cpu().numpy()
+                block = next(blocks, None)
+            if block is None:
+                raise AudioFileError(f"{clip.path}: became shorter while it was read")
+            embedding = block.cpu().numpy()
             yield self._chunk(decoded, embedding, n_done, n_frames)
             n_done += len(embedding)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Record:
     """The embedding of a file or a segment, or of all its frames.
 
@@ -26,6 +26,20 @@ class Record:
     end: float | np.ndarray
     embedding: np.ndarray
     time: np.ndarray | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record):
+            return NotImplemented
+        return all(
+            np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # arrays can change
+
+    def __repr__(self) -> str:
+        frames = "" if self.time is None else f"{len(self.time)} frames, "
+        start, end = np.min(self.start), np.max(self.end)
+        return f"Record({self.file!r}, {start:g} to {end:g} s, {frames}embedding {self.embedding.shape})"
 
 
 @dataclass(frozen=True)

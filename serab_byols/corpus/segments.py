@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from serab_byols.corpus.decoding import AUDIO_SUFFIXES
 from serab_byols.errors import AudioFileError, InvalidInputError
+
+COLUMNS = ("path", "start", "end")
+"""What a list may say of a segment; other columns are not read."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,12 @@ class Segment:
     start_s: float | None = None
     end_s: float | None = None
     problem: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, (str, os.PathLike)):
+            raise InvalidInputError(
+                f"Segment takes file, path, start_s and end_s, in this order; path is {self.path!r}"
+            )
 
     def check(self) -> None:
         """Refuse a segment that is known to be bad, or whose name no table can hold.
@@ -87,13 +97,28 @@ def _segments_in_csv(path: Path) -> Iterator[Segment]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            if "path" not in (reader.fieldnames or ()):
-                raise InvalidInputError(
-                    f"{path} needs a column named 'path'; it has {reader.fieldnames or 'no header'}"
-                )
+            reader.fieldnames = _checked_columns(path, list(reader.fieldnames or ()))
             yield from (_segment_in_row(path, row) for row in reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInputError(f"the list {path} cannot be read: {error}") from error
+
+
+def _checked_columns(path: Path, names: list[str]) -> list[str]:
+    """Column names in lower case without surrounding spaces; near misses of ours would be ignored."""
+    columns = [name.strip().lower() for name in names]
+    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if repeated:
+        raise InvalidInputError(f"{path} has the column {repeated[0]!r} more than once")
+    if "path" not in columns:
+        raise InvalidInputError(f"{path} needs a column named 'path'; it has {names or 'no header'}")
+    for name in columns:
+        near = [ours for ours in COLUMNS if re.fullmatch(rf"{ours}[\W_]*(s|ms|sec|secs|seconds|time)?", name)]
+        if near and name not in COLUMNS:
+            raise InvalidInputError(
+                f"{path} has the column {name!r}, which would be ignored: is it {near[0]!r} (in seconds)? "
+                "Rename it, to that or to something else"
+            )
+    return columns
 
 
 def _segment_in_row(csv_path: Path, row: dict[str, str | None]) -> Segment:

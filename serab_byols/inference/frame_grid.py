@@ -8,6 +8,7 @@ one no later than the end.
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from serab_byols.errors import InvalidInputError
 
 MS_PER_S = 1000.0
+MAX_MS = 3_600_000.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class FrameGrid:
         sample_rate_hz: samples per second.
 
     Raises:
-        InvalidInputError: the frame or the hop is not a finite number of at least one sample.
+        InvalidInputError: the frame or the hop is not a number from one sample to an hour.
 
     Example:
         >>> grid = FrameGrid(frame_ms=1000, hop_ms=50, sample_rate_hz=16000)
@@ -47,11 +49,10 @@ class FrameGrid:
                 raise InvalidInputError(
                     f"{name} must be a number of milliseconds, got {type(value_ms).__name__}"
                 )
-            n_samples = float(value_ms) * self.sample_rate_hz / MS_PER_S
-            if not (math.isfinite(n_samples) and n_samples >= 1):
+            if not MS_PER_S / self.sample_rate_hz <= value_ms <= MAX_MS:  # so written, NaN fails too
                 raise InvalidInputError(
-                    f"{name} must be a finite number of milliseconds of at least one sample "
-                    f"({MS_PER_S / self.sample_rate_hz} ms), got {value_ms}"
+                    f"{name} must be a finite number of milliseconds, at least one sample "
+                    f"({MS_PER_S / self.sample_rate_hz} ms) and at most an hour, got {reprlib.repr(value_ms)}"
                 )
 
     @property
