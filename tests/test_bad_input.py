@@ -35,12 +35,10 @@ def model():
         (torch.zeros(16000, 2), r"looks like \(n_samples, n_channels\)"),
         (torch.zeros(1, 16000).to_sparse(), "dense tensor"),
         (torch.zeros(1, 16000, device="meta"), "dense tensor"),
-        ([torch.nested.nested_tensor([torch.zeros(5)])], "dense tensor"),
         (np.ma.masked_array(np.zeros((1, 16000))), "masked array"),
         ([[0.0] * 100], "must be a tensor or an array, got list"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_tensors_that_are_no_audio_are_refused(model, function, audio, message):
     with pytest.raises(InvalidInputError, match=message):
         function(audio, model)

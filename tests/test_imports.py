@@ -58,7 +58,9 @@ def test_an_optional_import_would_be_seen() -> None:
 
 
 def test_only_declared_packages_come_on_top_of_torch() -> None:
-    added = modules_added("import serab_byols", after="import torch")
+    added = modules_added(
+        "import serab_byols; serab_byols.load_model; serab_byols.embed_file", after="import torch"
+    )
     distributions = packages_distributions()
     packages = {
         package.lower().replace("_", "-")
@@ -76,3 +78,14 @@ def test_the_package_offers_what_it_lists() -> None:
     assert all(hasattr(serab_byols, name) for name in serab_byols.__all__)
     assert {"load_model", "get_scene_embeddings", "get_timestamp_embeddings"} < set(serab_byols.__all__)
     assert list(serab_byols.__all__) == sorted(serab_byols.__all__)
+
+
+def test_help_and_version_import_neither_torch_nor_numpy() -> None:
+    code = "from serab_byols.cli import main; from contextlib import suppress\nwith suppress(SystemExit): main([{!r}])"
+    for option in ("--version", "--help"):
+        script = f"import sys, io; sys.stdout = io.StringIO(); {code.format(option)}"
+        result = subprocess.run(
+            [sys.executable, "-c", f"{script}\nassert not {{'torch', 'numpy'}} & set(sys.modules)"],
+            check=False,
+        )
+        assert result.returncode == 0, option

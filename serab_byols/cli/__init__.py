@@ -1,32 +1,47 @@
-"""The command ``serab-byols``; each of its commands has a module here."""
+"""The command ``serab-byols``; each of its commands has a module here, imported when it is used."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import sys
 from collections.abc import Sequence
 
 from serab_byols._version import __version__
-from serab_byols.cli import convert, download, embed, info, list_weights, pretrain, probe
 from serab_byols.cli.options import EXIT_INTERRUPTED, say
 from serab_byols.errors import SerabByolsError
 
-COMMANDS = (embed, probe, pretrain, info, convert, list_weights, download)
+COMMANDS = {
+    "embed": "embed audio files into a table",
+    "probe": "find out how well embeddings suit labelled clips",
+    "pretrain": "train an encoder on unlabelled audio",
+    "info": "show what a checkpoint says of itself",
+    "convert": "write a checkpoint in this library's format",
+    "list": "show the weights that have a name",
+    "download": "download published weights",
+}
+_MODULES = {"list": "list_weights"}
 _NEGATIVE_PAIR = re.compile(r"-[\d.][^,]*,[^,]+")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(_with_negative_pairs(sys.argv[1:] if arguments is None else arguments))
+    arguments = _with_negative_pairs(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = _parser(arguments[0] if arguments else "").parse_args(arguments)
+        return _run(options)
+    except KeyboardInterrupt:
+        say("interrupted; nothing was written")
+        return EXIT_INTERRUPTED
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         return options.run(options)
     except (SerabByolsError, OSError) as error:
         say(f"error: {error}")
         return options.error_status
-    except KeyboardInterrupt:
-        say("interrupted; nothing was written")
-        return EXIT_INTERRUPTED
 
 
 def _with_negative_pairs(arguments: Sequence[str]) -> list[str]:
@@ -40,12 +55,17 @@ def _with_negative_pairs(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str) -> argparse.ArgumentParser:
+    """A parser of all commands, with the options of the one that is used."""
     parser = argparse.ArgumentParser(
         prog="serab-byols", description="BYOL-S speech embeddings of audio files."
     )
     parser.add_argument("--version", action="version", version=f"serab-byols {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(commands)
+    for name, summary in COMMANDS.items():
+        if name == command:
+            module = importlib.import_module(f"{__name__}.{_MODULES.get(name, name)}")
+            module.add_parser(commands)
+        else:
+            commands.add_parser(name, help=summary)
     return parser

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 EXIT_OK, EXIT_BAD_FILES, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -39,6 +41,8 @@ def normalization_rule(text: str) -> str | tuple[float, float]:
 
 
 def device(text: str) -> torch.device:
+    import torch
+
     try:
         chosen = torch.device(text)
         torch.empty(1, device=chosen)
