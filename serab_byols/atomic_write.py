@@ -1,12 +1,14 @@
-"""Files that appear whole or not at all."""
+"""What holds for every output: it appears whole or not at all, and it is not an input."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from serab_byols.errors import InvalidInputError
 
 
 @contextmanager
@@ -14,15 +16,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path that replaces ``path`` when the block ends without an error.
 
     The temporary file is in the same folder, so that renaming it is atomic. If the block fails, it is
-    removed, and ``path`` stays as it was.
+    removed, and ``path`` stays as it was. Of a symbolic link the target is replaced.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    scratch = Path(name)
+    path = path.resolve() if path.is_symlink() else path
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield scratch
         flush_to_disk(scratch)  # before it may become read-only like the file it replaces
-        os.chmod(scratch, _mode_for(path))
+        with suppress(FileNotFoundError):
+            os.chmod(scratch, path.stat().st_mode & 0o7777)
         os.replace(scratch, path)
     finally:
         with suppress(FileNotFoundError):
@@ -35,11 +38,24 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _mode_for(path: Path) -> int:
-    """Permissions of the file that is replaced, or the default of a new file; mkstemp's are private."""
-    try:
-        return path.stat().st_mode & 0o7777
-    except FileNotFoundError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
+def check_not_an_input(outputs: Iterable[Path | None], inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse to write over what is read, under whatever name.
+
+    Raises:
+        InvalidInputError: an output is the same file as an input.
+    """
+    written = {}
+    for output in outputs:
+        if output is not None and output.is_file():
+            status = output.stat()
+            written[status.st_dev, status.st_ino] = output
+    if not written:
+        return
+    for path in inputs:
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):  # whoever reads it says what is wrong with it
+            continue
+        overwritten = written.get((status.st_dev, status.st_ino))
+        if overwritten is not None:
+            raise InvalidInputError(f"the output {overwritten} is also an input: choose another name for it")

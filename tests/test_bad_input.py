@@ -1,7 +1,13 @@
 """Bad and odd input gives a clear error or the right number, never a silently wrong one."""
 
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +17,14 @@ from sounds import voice, write
 
 import serab_byols
 from serab_byols import Record, create_model, embed_audio, embed_file, embed_files
+from serab_byols.atomic_write import atomic_write
+from serab_byols.cli import main
 from serab_byols.corpus.segments import Segment, find_segments
 from serab_byols.errors import AudioFileError, InvalidInputError
 from serab_byols.inference.frame_grid import FrameGrid
 from serab_byols.normalization import parse_normalization
 
+CLIP = Path(__file__).resolve().parents[1] / "examples" / "clips" / "en_calm.flac"
 SECOND = np.asarray(voice(), np.float32)[:16000]
 
 
@@ -224,3 +233,73 @@ def test_records_compare_and_print_in_short():
     assert record == Record("a.wav", 0.0, 1.0, np.zeros(512, np.float32))
     assert record != Record("a.wav", 0.0, 1.0, np.ones(512, np.float32))
     assert repr(record) == "Record('a.wav', 0 to 1 s, embedding (512,))"
+
+
+def test_no_output_is_an_input(tmp_path, capsys):
+    shutil.copy(CLIP, tmp_path / "a.npz")  # audio, whatever its name
+    before = (tmp_path / "a.npz").read_bytes()
+    os.link(tmp_path / "a.npz", tmp_path / "b.npz")
+    for output in ("a.npz", "b.npz"):
+        assert main(["embed", str(tmp_path / "a.npz"), "-o", str(tmp_path / output)]) == 2
+        assert "is also an input" in capsys.readouterr().err
+    assert (tmp_path / "a.npz").read_bytes() == before
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    with atomic_write(tmp_path / "link.txt") as scratch:
+        scratch.write_text("new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_a_new_file_has_the_permissions_of_the_umask(tmp_path):
+    with atomic_write(tmp_path / "a.txt") as scratch:
+        scratch.write_text("new")
+    (tmp_path / "b.txt").write_text("new")
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "b.txt").stat().st_mode
+
+
+@pytest.mark.parametrize("options", [["--dense"], ["--hop-size", "nan"], ["--frame-duration", "500"]])
+def test_options_of_frames_are_not_ignored_for_scenes(tmp_path, capsys, options):
+    write(tmp_path / "a.wav", voice())
+    assert main(["embed", str(tmp_path / "a.wav"), "-o", str(tmp_path / "a.npz"), *options]) == 2
+    assert "need --timestamps" in capsys.readouterr().err
+
+
+def test_dense_scenes_are_refused(tmp_path, model):
+    with pytest.raises(InvalidInputError, match="needs timestamps=True"):
+        embed_file(tmp_path / "a.wav", model, dense=True)
+
+
+def test_a_folder_in_the_place_of_the_error_table_is_found_before_the_work(tmp_path, capsys):
+    write(tmp_path / "a.wav", voice())
+    (tmp_path / "out.npz.errors.csv").mkdir()
+    assert main(["embed", str(tmp_path / "a.wav"), "-o", str(tmp_path / "out.npz")]) == 2
+    assert "out.npz.errors.csv, which is a folder" in capsys.readouterr().err
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_names_in_the_error_table_are_no_formulas_and_move_no_cursor(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("path\n=1+1.wav\n\x1b[2Ja.wav\n")
+    assert main(["embed", str(tmp_path / "list.csv"), "-o", str(tmp_path / "out.npz")]) == 1
+    assert "\x1b" not in capsys.readouterr().err
+    assert "\n'=1+1.wav," in (tmp_path / "out.npz.errors.csv").read_text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent another way there")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminated_run_leaves_nothing_behind(tmp_path, number):
+    for i in range(200):
+        os.symlink(CLIP, tmp_path / f"{i}.flac")
+    command = [sys.executable, "-m", "serab_byols", "embed", str(tmp_path), "-o", str(tmp_path / "out.npz")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob(".out.npz.*.part")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, error = process.communicate()
+    assert process.returncode == 128 + number
+    assert error == "serab-byols: terminated; nothing was written\n"
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".flac"]

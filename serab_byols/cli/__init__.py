@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from serab_byols._version import __version__
 from serab_byols.cli.options import EXIT_INTERRUPTED, say
@@ -29,11 +32,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = _with_negative_pairs(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parser(arguments[0] if arguments else "").parse_args(arguments)
-        return _run(options)
+        with _termination_as_exception():
+            options = _parser(arguments[0] if arguments else "").parse_args(arguments)
+            return _run(options)
+    except _Terminated as terminated:
+        say("terminated; nothing was written")
+        return 128 + terminated.args[0]
     except KeyboardInterrupt:
         say("interrupted; nothing was written")
         return EXIT_INTERRUPTED
+
+
+class _Terminated(BaseException):
+    """The process was asked to end; the argument is the signal's number."""
+
+
+@contextmanager
+def _termination_as_exception() -> Iterator[None]:
+    """Raise on SIGTERM and SIGHUP as on SIGINT, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated(number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), terminate) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from serab_byols.atomic_write import check_not_an_input
 from serab_byols.checkpoint import load_model
 from serab_byols.cli.options import (
     EXIT_BAD_FILES,
@@ -20,6 +21,7 @@ from serab_byols.cli.options import (
     Commands,
     device,
     normalization_rule,
+    printable,
     say,
 )
 from serab_byols.corpus.embedding import check_corpus_normalization, embed_segments
@@ -38,7 +40,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "embed",
-        help="embed audio files into a table",
         description="Embed audio files into a table, one row per clip, or per frame with --timestamps.",
         epilog="Exit status: 0 when all went well, 1 when some files could not be embedded (they are "
         "listed on stderr and in OUT.errors.csv), 2 when there is no table.",
@@ -107,6 +108,12 @@ def _embed(options: argparse.Namespace) -> int:
     segments = find_segments(options.inputs)
     if not segments:
         raise InvalidInputError("the lists given name no files")
+    error_table = Path(f"{output}.errors.csv")
+    if error_table.is_dir():
+        raise InvalidInputError(f"the table of errors would be {error_table}, which is a folder")
+    check_not_an_input((output, error_table), [*options.inputs, *(segment.path for segment in segments)])
+    if not options.timestamps:
+        _check_frame_options(options)
     model = load_model(
         options.model,
         options.encoder,
@@ -118,7 +125,7 @@ def _embed(options: argparse.Namespace) -> int:
     model.to(getattr(torch, options.dtype))
     errors: list[tuple[str, str]] = []
     n_embedded, n_rows = _write_table(options, model, metadata, segments, errors)
-    write_error_table(Path(f"{output}.errors.csv"), errors)
+    write_error_table(error_table, errors)
     if errors:
         where = f"see {output}.errors.csv"
         written = f"{output} has the rest" if n_embedded else f"{output} was not written"
@@ -126,6 +133,13 @@ def _embed(options: argparse.Namespace) -> int:
     if n_embedded and not options.quiet:
         print(f"{output}: {n_rows} rows of {model.embedding_size} numbers from {n_embedded} clips")
     return EXIT_BAD_FILES if errors else EXIT_OK
+
+
+def _check_frame_options(options: argparse.Namespace) -> None:
+    """Options of frames do nothing for scenes."""
+    default = (False, FRAME_DURATION_MS, HOP_SIZE_MS)
+    if (options.dense, options.frame_duration, options.hop_size) != default:
+        raise InvalidInputError("--dense, --frame-duration and --hop-size need --timestamps")
 
 
 class _NothingEmbeddedError(Exception):
@@ -163,7 +177,7 @@ def _write_table(
         def on_error(segment: Segment, error: SerabByolsError) -> None:
             errors.append((segment.file, str(error)))
             with tqdm.external_write_mode(file=sys.stderr):
-                say(str(error))
+                say(printable(str(error)))
             bar.update()
 
         chunks = embed_segments(segments, model, grid, dense=options.dense, on_error=on_error)

@@ -139,6 +139,8 @@ def embed_files(
     """
     if isinstance(paths, (str, os.PathLike)):  # a string would be taken letter by letter
         raise InvalidInputError(f"embed_files takes a list of paths, got {paths!r}; for one use embed_file")
+    if dense and not timestamps:
+        raise InvalidInputError("dense=True is for frames: it needs timestamps=True")
     check_corpus_normalization(model)
     grid = FrameGrid(frame_duration, hop_size, model.sample_rate) if timestamps else None
     chunks = embed_segments(paths, model, grid, dense=dense, on_error=on_error)

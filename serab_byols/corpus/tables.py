@@ -212,7 +212,14 @@ def write_error_table(path: Path, errors: Sequence[tuple[str, str]]) -> None:
         atomic_write(path) as scratch,
         scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        csv.writer(file).writerows([("file", "error"), *errors])
+        writer = csv.writer(file)
+        writer.writerow(("file", "error"))
+        writer.writerows((_no_formula(name), _no_formula(error)) for name, error in errors)
+
+
+def _no_formula(cell: str) -> str:
+    """Spreadsheets would run a cell that begins like a formula; a quote before it makes it text."""
+    return f"'{cell}" if cell.startswith(("=", "+", "@", "\t", "\r")) else cell
 
 
 def _pyarrow() -> tuple[Any, Any]:
