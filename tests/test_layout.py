@@ -10,8 +10,8 @@ import serab_byols
 
 PACKAGE = Path(serab_byols.__file__).parent
 LAYERS = (
-    ("errors", "atomic_write", "_version"),
-    ("frontend", "normalization"),
+    ("errors", "_version"),
+    ("atomic_write", "frontend", "normalization"),
     ("encoders",),
     ("model",),
     ("inference",),
