@@ -16,7 +16,7 @@ OPTIONAL = frozenset(
     | {"onnxruntime", "matplotlib", "seaborn", "plotly", "bokeh", "IPython"}
 )
 CORE = frozenset(
-    {"einops", "filelock", "numpy", "safetensors", "soundfile", "soxr", "torch", "tqdm"}
+    {"einops", "numpy", "safetensors", "soundfile", "soxr", "torch", "tqdm"}
     # What these bring along.
     | {"cffi", "typing-extensions"}
 )

@@ -148,7 +148,7 @@ def test_the_metadata(metadata: email.message.Message) -> None:
 def test_extras_stay_extra(metadata: email.message.Message) -> None:
     requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
     core = {requirement.name for requirement in requirements if requirement.marker is None}
-    assert core == {"einops", "filelock", "numpy", "safetensors", "soundfile", "soxr", "torch", "tqdm"}
+    assert core == {"einops", "numpy", "pooch", "safetensors", "soundfile", "soxr", "torch", "tqdm"}
     for extra, package in [("parquet", "pyarrow"), ("nnaudio", "nnAudio"), ("torchaudio", "torchaudio")]:
         wanted = {
             requirement.name

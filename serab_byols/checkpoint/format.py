@@ -1,4 +1,4 @@
-"""What the checkpoint format fixes, and what identifies weights in whatever file they came."""
+"""Constants of the checkpoint format, and the digest that identifies weights in any file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from serab_byols.encoders import Encoder
 FORMAT_VERSION = 1
 HEADER_KEY = "serab_byols"
 STORAGE_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Of weights in a file; a model that is loaded has float32."""
+"""Floating-point types of weights in a file; a loaded model has float32."""
 
 
 def weights_sha256(encoder: Encoder) -> str:
-    """Identity of an encoder's weights, whatever file they came in: names, shapes, float bytes."""
+    """Digest of an encoder's weights, the same for every file format: names, shapes, float32 bytes."""
     return state_sha256(encoder.state_dict())
 
 
@@ -31,6 +31,6 @@ def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def first_not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
-    """Key of a tensor that would be NaN or infinite in float32, if only in part; extremes show it."""
+    """Key of the first tensor with a NaN or infinite value in float32; the extremes show it."""
     extremes = ((key, torch.stack(tensor.float().aminmax())) for key, tensor in state.items())
     return next((key for key, pair in extremes if not pair.isfinite().all()), None)

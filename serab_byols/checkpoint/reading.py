@@ -1,7 +1,7 @@
 """Reading and recognising checkpoints of both formats.
 
-Nothing is ever unpickled that could run code, and no size that a file claims is believed before its
-weights are seen to have it.
+Nothing is unpickled that could run code, and no size that a file claims is used before its weights
+are seen to have it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from serab_byols.checkpoint.format import (
 from serab_byols.encoders import ENCODERS, Encoder, create_encoder
 from serab_byols.errors import CheckpointError, CheckpointNotFoundError, InvalidInputError
 from serab_byols.frontend import RECIPE
-from serab_byols.normalization import Statistics, parse_normalization
+from serab_byols.normalization import Statistics, parse_statistics
 
 _ZIP = b"PK\x03\x04"
 _FOLDER_MARK = 0x10
@@ -59,8 +59,8 @@ class Checkpoint:
             CheckpointError: keys or shapes are not those of the encoder, or values are NaN, infinite
                 or not those that were written.
         """
-        # Sizes that a file chose take no memory before its shapes are seen to agree. The encoders
-        # whose sizes are fixed are spared the detour: on "meta" some initialisers are slow.
+        # On "meta", sizes that a file claims take no memory before its shapes are seen to agree.
+        # Encoders of fixed size are built directly: on "meta" some initialisers are slow.
         with torch.device("meta") if self.config else nullcontext():
             try:
                 encoder = create_encoder(self.encoder, **self.config)
@@ -105,8 +105,8 @@ def read_checkpoint_file(path: str | os.PathLike[str]) -> Checkpoint:
 def _first_bytes(path: Path) -> bytes:
     """Enough of the file to tell the formats apart.
 
-    Zip archives are told by their beginning, as torch does: a search for their directory would find
-    one behind a pickle, too, and torch would read that pickle in its old format.
+    Zip archives are recognised by their first bytes, as torch does it: a search for the archive's
+    directory would also find one that follows a pickle, and torch would read that pickle.
     """
     try:
         if path.is_file():
@@ -126,7 +126,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     except Exception as error:  # safetensors and torch raise many kinds for a damaged file
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
     if description is None:
-        # Weights that someone converted by other means: as good as a bare state dict.
+        # Weights that were converted by other means; read like a bare state dict.
         return _recognise(path, "safetensors without a description", state)
     try:
         return _described(path, description, state)
@@ -151,14 +151,15 @@ def _described(path: Path, description: str, state: dict[str, torch.Tensor]) -> 
     name = _entry(header, "encoder", str)
     if name not in ENCODERS:
         raise CheckpointError(f"{path} holds the unknown encoder {name!r}, not {', '.join(ENCODERS)}")
-    statistics = _entry(header, "normalization", dict, type(None))
+    numbers = _entry(header, "normalization", dict, type(None))
+    statistics = None if numbers is None else [_entry(numbers, key, int, float) for key in Statistics._fields]
     return Checkpoint(
         path=path,
         format=f"serab_byols safetensors, version {version}",
         encoder=name,
         config=_agreed_config(path, name, _entry(header, "encoder_config", dict), state),
         state=state,
-        statistics=None if statistics is None else _statistics(statistics),
+        statistics=parse_statistics(statistics),
         training_facts=_entry(header, "training", dict),
         written_by=_entry(header, "written_by", str),
         weights_sha256=_entry(header, "weights_sha256", str),
@@ -166,7 +167,7 @@ def _described(path: Path, description: str, state: dict[str, torch.Tensor]) -> 
 
 
 def _entry(header: Mapping[str, Any], key: str, *types: type) -> Any:
-    """``header[key]``, which is of one of ``types``, exactly: in JSON a truth value is no number."""
+    """``header[key]``, whose type is exactly one of ``types``: a boolean is not a number."""
     value = header.get(key)
     if type(value) not in types:
         names = " or ".join(kind.__name__ for kind in types)
@@ -189,12 +190,6 @@ def _agreed_config(
     return {**claimed, **measured}
 
 
-def _statistics(numbers: Mapping[str, float]) -> Statistics:
-    parsed = parse_normalization([_entry(numbers, key, int, float) for key in Statistics._fields])
-    assert isinstance(parsed, Statistics)
-    return parsed
-
-
 def _read_legacy(path: Path) -> Checkpoint:
     try:
         with path.open("rb") as file:
@@ -212,26 +207,26 @@ def _read_legacy(path: Path) -> Checkpoint:
     ):
         got = f"the keys {reprlib.repr(list(state))}" if isinstance(state, Mapping) else type(state).__name__
         raise CheckpointError(f"{path} is not a state dict, names to tensors: it holds {got}")
-    # By the class, since a pickle may set attributes of a parameter, its methods included.
+    # Called on the class, since a pickle may set attributes of a parameter, even its methods.
     state = {key: torch.Tensor.detach(value) for key, value in state.items()}
     return _recognise(path, "PyTorch state dict", state)
 
 
 def _check_archive(file: BinaryIO) -> None:
-    """Refuse damage, which torch does not look for, and archives that unpack to more than they are."""
+    """Refuse damage, which torch does not look for, and archives that unpack to more bytes than they have."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         unpacked = sum(entry.file_size for entry in entries)
         if unpacked > file.seek(0, os.SEEK_END):
-            raise zipfile.BadZipFile(f"it would unpack to {unpacked} bytes, more than it has")
+            raise zipfile.BadZipFile(f"it would unpack to {unpacked} bytes, more than the file has")
         if any(entry.filename.endswith("/constants.pkl") for entry in entries):
             raise zipfile.BadZipFile("it is a TorchScript archive, which holds code")
-        # For what is marked as a folder torch returns memory that it has not filled.
+        # For an entry that is marked as a folder, torch returns uninitialised memory.
         if any(entry.external_attr & _FOLDER_MARK and not entry.is_dir() for entry in entries):
             raise zipfile.BadZipFile("its directory is damaged")
         damaged = archive.testzip()
         if damaged:
-            raise zipfile.BadZipFile(f"its part {damaged!r} is damaged")
+            raise zipfile.BadZipFile(f"its entry {damaged!r} is damaged")
     file.seek(0)
 
 
@@ -247,7 +242,7 @@ def _recognise(path: Path, form: str, state: dict[str, torch.Tensor]) -> Checkpo
 
 
 def _measured_config(path: Path, name: str, state: dict[str, torch.Tensor]) -> dict[str, Any] | None:
-    """Configuration of the encoder ``name`` read off shapes; None if these are another's keys."""
+    """Configuration of the encoder ``name``, from its shapes; None if the keys are another encoder's."""
     try:
         config = ENCODERS[name].config_from_state_dict(state)
     except (KeyError, IndexError, ZeroDivisionError) as error:
@@ -276,7 +271,7 @@ def _check_fit(
 
 
 def _misfit(found: torch.Tensor, like: torch.Tensor) -> str | None:
-    """What keeps ``found`` from being stored weights for ``like``."""
+    """Why ``found`` cannot be the stored weights of ``like``; None if it can."""
     if found.shape != like.shape:
         return f"has shape {tuple(found.shape)}, expected {tuple(like.shape)}"
     if found.dtype not in (STORAGE_TYPES if like.is_floating_point() else (like.dtype,)):

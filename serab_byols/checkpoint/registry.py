@@ -1,61 +1,54 @@
-"""Weights that have a name: the published ones, and those that lie in ``checkpoints/``."""
+"""The weights that have a name: the published ones, and the checkpoints in ``checkpoints/``."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import os
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from serab_byols.checkpoint.reading import read_checkpoint_file
+from serab_byols.errors import CheckpointNotFoundError
 
 DEFAULT_NAME = "byols-audiontt-512-distilled"
 DEFAULT_CHECKPOINT = f"{DEFAULT_NAME}.safetensors"
-"""What ``load_model()`` loads: the file of this name in ``checkpoints/``, which the wheel carries."""
+"""What ``load_model()`` loads: the file of this name in ``checkpoints/``, which the wheel contains."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CHECKPOINT_FOLDERS = (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints")
 """Package data of an installed wheel, and the folder of a source tree."""
 
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+"""What looks like a name; a path has a separator or an ending."""
+
 _SERAB = "Scheidwasser-Clow et al., ICASSP 2022, https://arxiv.org/abs/2110.03414"
 _HYBRID = "Elbanna et al., 2022, https://arxiv.org/abs/2203.16637"
-# These files are on a branch: what identifies them is the digest, wherever the branch moves.
+# The first repository is linked at its branch: the digests identify the files, wherever the branch moves.
 _BYOLS_REPOSITORY = "https://raw.githubusercontent.com/GasserElbanna/serab-byols/main/checkpoints"
 _SERAB_REPOSITORY = "https://raw.githubusercontent.com/Neclow/SERAB/8023cb75dc6f32a6f211bfbc83efe9491c41d8b7/SERAB/checkpoints"
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A file that others publish, and how it is told from every other file."""
+    """A file published by the authors of BYOL-S, and the digests that identify it."""
 
     name: str
     file_name: str
     encoder: str
     embedding_size: int
-    folder_url: str
     git_blob_id: str
-    """SHA-1 of ``blob <size>\\0`` and the bytes: what git calls the file."""
+    """SHA-1 of ``blob <size>\\0`` and the bytes: git's own name for the file."""
     sha256: str | None
     n_bytes: int | None
-    licence: str
-    citation: str
+    folder_url: str = _BYOLS_REPOSITORY
+    citation: str = _SERAB
+    licence: str = "MIT"
 
     @property
     def url(self) -> str:
         """Where the file is published."""
         return f"{self.folder_url}/{self.file_name}"
-
-
-@dataclass(frozen=True)
-class BundledWeights:
-    """A self-describing checkpoint in ``checkpoints/``; its header says all but the name."""
-
-    name: str
-    path: Path
-    encoder: str
-    embedding_size: int
-    licence: str | None
-    citation: str | None
 
 
 PUBLISHED = (
@@ -64,24 +57,18 @@ PUBLISHED = (
         file_name="default2048_BYOLAs64x96-2105311814-e100-bs256-lr0003-rs42.pth",
         encoder="default",
         embedding_size=2048,
-        folder_url=_BYOLS_REPOSITORY,
         git_blob_id="04fb26805f52db1af541b2186d1fc1a9ce86e4c7",
         sha256="902dfff8ed4ed1546275b14eb2114901cbfc2c9efe737ce97c7aeb582b6057a4",
         n_bytes=21_297_232,
-        licence="MIT",
-        citation=_SERAB,
     ),
     PublishedWeights(
         name="byols-resnetish34-2048",
         file_name="resnetish34_BYOLAs64x96-2105271915-e100-bs256-lr0003-rs42.pth",
         encoder="resnetish34",
         embedding_size=2048,
-        folder_url=_BYOLS_REPOSITORY,
         git_blob_id="5f5fc2d07aff90728c3d0e5b90051fe24aa55464",
         sha256="7bd85cd7cb85b632b8794c8072f2a3f43dc7e7f0ae42c548db1d299c7d96e6c5",
         n_bytes=85_254_535,
-        licence="MIT",
-        citation=_SERAB,
     ),
     PublishedWeights(
         name="hybrid-byols-cvt-2048",
@@ -90,11 +77,9 @@ PUBLISHED = (
         ),
         encoder="cvt",
         embedding_size=2048,
-        folder_url=_BYOLS_REPOSITORY,
         git_blob_id="74a0ba6607277e6afc57c444752735e974de0f80",
         sha256=None,
         n_bytes=None,
-        licence="MIT",
         citation=_HYBRID,
     ),
     PublishedWeights(
@@ -106,8 +91,6 @@ PUBLISHED = (
         git_blob_id="f4283f224c40a869e7bed9fd64316342ee2809c7",
         sha256="449f5d0dc6b6fa8433d5e43769097520d3bc0fdae88977a7ac29e2e72ca51b52",
         n_bytes=2_409_434,
-        licence="MIT",
-        citation=_SERAB,
     ),
 )
 
@@ -117,56 +100,42 @@ def published(name: str) -> PublishedWeights | None:
     return next((weights for weights in PUBLISHED if weights.name == name), None)
 
 
-def published_as(file_name: str) -> PublishedWeights | None:
-    """The weights that are published under this file name."""
-    return next((weights for weights in PUBLISHED if weights.file_name == file_name), None)
+def bundled() -> dict[str, Path]:
+    """The checkpoints in ``checkpoints/`` by their names, the default first."""
+    paths = [path for folder in CHECKPOINT_FOLDERS for path in folder.glob("*.safetensors") if path.is_file()]
+    by_name = {path.stem: path for path in reversed(paths) if published(path.stem) is None}  # the first wins
+    return {name: by_name[name] for name in sorted(by_name, key=lambda name: (name != DEFAULT_NAME, name))}
 
 
-def bundled_path(name: str) -> Path | None:
-    """Where the bundled weights of this name lie; the first folder wins."""
-    return next((path for path in bundled_paths() if path.stem == name), None)
+def find_weights(path_or_name: str | os.PathLike[str]) -> Path | PublishedWeights:
+    """The path of a checkpoint, or the published weights, that a path or a name stands for.
 
-
-def bundled_paths() -> Iterator[Path]:
-    """Files in ``checkpoints/`` that have a name of their own, each name once."""
-    seen = {weights.name for weights in PUBLISHED}
-    for folder in CHECKPOINT_FOLDERS:
-        for path in sorted(folder.glob("*.safetensors")):
-            if path.stem not in seen and path.is_file():
-                seen.add(path.stem)
-                yield path
-
-
-def describe_bundled(path: Path) -> BundledWeights:
-    """What a bundled checkpoint says of itself.
+    A file at that path comes first, then the names; empty stands for the default weights.
 
     Raises:
-        CheckpointError: the file is damaged or something else.
+        CheckpointNotFoundError: neither a file nor a name; the message says what to do.
     """
-    checkpoint = read_checkpoint_file(path)
-    facts = checkpoint.training_facts
-    return BundledWeights(
-        name=path.stem,
-        path=path,
-        encoder=checkpoint.encoder,
-        embedding_size=checkpoint.build_encoder().embedding_size,
-        licence=_text(facts.get("licence")),
-        citation=_text(facts.get("citation")),
-    )
+    text = os.fspath(path_or_name)
+    if os.path.isfile(text):
+        return Path(text)
+    name = text or DEFAULT_NAME
+    found = published(name) or bundled().get(name)
+    if found is None and not os.path.lexists(text):
+        raise CheckpointNotFoundError(f"checkpoint {name} does not exist{_suggestion(name)}")
+    return found or Path(text)
 
 
-def _text(fact: object) -> str | None:
-    return None if fact is None else str(fact)
-
-
-def names() -> list[str]:
-    """Every name that ``load_model`` knows on this machine, the default first."""
-    bundled = sorted((path.stem for path in bundled_paths()), key=lambda name: name != DEFAULT_NAME)
-    return [*bundled, *(weights.name for weights in PUBLISHED)]
-
-
-def unknown_name(name: str) -> str:
-    """Words for the user who asked for weights of a name that there is not."""
-    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+def _suggestion(text: str) -> str:
+    """How to get a published file that is absent, or which name may be meant."""
+    path = Path(text)
+    weights = next((weights for weights in PUBLISHED if weights.file_name == path.name), None)
+    if weights is not None:
+        command = f"serab-byols download {weights.name} -o {shlex.quote(str(path.parent))}"
+        by_name = f'load_model("{weights.name}")'
+        return f". To put it there: {command}. Or load it by its name, which downloads it once: {by_name}"
+    if not _NAME.fullmatch(text):
+        return ""
+    names = [*bundled(), *(weights.name for weights in PUBLISHED)]
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     meant = f"; did you mean {near[0]!r}?" if near else "."
-    return f"there are no weights named {name!r}{meant} `serab-byols list` shows the names"
+    return f", and there are no weights named {text!r}{meant} `serab-byols list` shows the names"

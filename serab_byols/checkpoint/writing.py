@@ -1,4 +1,4 @@
-"""Writing checkpoints that describe themselves."""
+"""Writing checkpoints in the project's own format."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def save_checkpoint(
     Args:
         model: its encoder, statistics and training facts are written; front ends hold no weights.
         path: where to; must end in ``.safetensors``.
-        statistics: (mean, std) for ``normalization="auto"``; by default those the model carries.
-        training_facts: JSON-serialisable facts for people, merged over those the model carries.
+        statistics: (mean, std) for ``normalization="auto"``; by default the model's.
+        training_facts: JSON-serialisable facts for people; they override those the model has.
         dtype: storage type of floating-point weights, such as ``torch.float16``; by default theirs.
 
     Returns:
@@ -52,7 +52,7 @@ def save_checkpoint(
 
     Raises:
         InvalidInputError: another ending, facts that JSON cannot hold, a ``dtype`` that is not one of
-            ``STORAGE_TYPES``, or weights that are NaN or infinite, if only in that type.
+            ``STORAGE_TYPES``, or weights that are NaN or infinite (in that type).
         OSError: the folder does not exist or cannot be written.
     """
     path = Path(path)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from serab_byols.checkpoint import registry
-from serab_byols.checkpoint.cache import cache_folder
+from serab_byols.checkpoint import read_checkpoint, registry
 from serab_byols.checkpoint.registry import PublishedWeights
-from serab_byols.checkpoint.resolve import local_copy
+from serab_byols.checkpoint.weights_cache import cache_folder, local_copy
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, printable, say
 from serab_byols.errors import CheckpointError
 
@@ -21,8 +19,8 @@ def add_parser(commands: Commands) -> None:
         help="show the weights that have a name",
         description="Show the weights that load_model, embed, info and convert know by name.",
     )
-    parser.add_argument("--json", action="store_true", help="for programs, with addresses and digests")
-    parser.add_argument("--cache-dir", metavar="DIR", help="where downloads are (default: the user's cache)")
+    parser.add_argument("--json", action="store_true", help="as JSON, with URLs and digests")
+    parser.add_argument("--cache-dir", metavar="DIR", help="folder for downloads (default: the user's cache)")
     parser.set_defaults(run=_list, error_status=EXIT_BAD_FILES)
 
 
@@ -40,30 +38,34 @@ def _list(options: argparse.Namespace) -> int:
 
 def _bundled() -> list[dict[str, Any]]:
     rows = []
-    for path in registry.bundled_paths():
+    for name, path in registry.bundled().items():
         try:
-            weights = registry.describe_bundled(path)
+            checkpoint = read_checkpoint(path)
+            embedding_size = checkpoint.build_encoder().embedding_size
         except CheckpointError as error:
-            say(str(error))  # the others are still worth showing
+            say(str(error))  # and go on: the others are still worth showing
             continue
+        licence, citation = (checkpoint.training_facts.get(key) for key in ("licence", "citation"))
         rows.append(
             {
-                "name": weights.name,
-                "encoder": weights.encoder,
-                "embedding_size": weights.embedding_size,
+                "name": name,
+                "encoder": checkpoint.encoder,
+                "embedding_size": embedding_size,
                 "bytes": path.stat().st_size,
-                "licence": weights.licence,
-                "citation": weights.citation,
+                "licence": None if licence is None else str(licence),
+                "citation": None if citation is None else str(citation),
                 "present": True,
                 "path": str(path),
-                "default": weights.name == registry.DEFAULT_NAME,
+                "default": name == registry.DEFAULT_NAME,
             }
         )
     return rows
 
 
 def _published(weights: PublishedWeights, cache_dir: str | None) -> dict[str, Any]:
-    path = _whereabouts(weights, cache_dir)
+    path = local_copy(weights) or cache_folder(cache_dir) / weights.file_name
+    # Whether it has the published bytes is verified when it is loaded.
+    present = path.is_file() and weights.n_bytes in (None, path.stat().st_size)
     return {
         "name": weights.name,
         "encoder": weights.encoder,
@@ -71,22 +73,14 @@ def _published(weights: PublishedWeights, cache_dir: str | None) -> dict[str, An
         "bytes": weights.n_bytes,
         "licence": weights.licence,
         "citation": weights.citation,
-        "present": path is not None,
-        "path": None if path is None else str(path),
+        "present": present,
+        "path": str(path) if present else None,
         "default": False,
         "file": weights.file_name,
         "url": weights.url,
         "sha256": weights.sha256,
         "git_blob_id": weights.git_blob_id,
     }
-
-
-def _whereabouts(weights: PublishedWeights, cache_dir: str | None) -> Path | None:
-    """Where a file of that name and size is; whether it is the one is seen when it is loaded."""
-    path = local_copy(weights) or cache_folder(cache_dir) / weights.file_name
-    if path.is_file() and weights.n_bytes in (None, path.stat().st_size):
-        return path
-    return None
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
