@@ -30,9 +30,7 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     try:
         return Path(folder).expanduser()
     except RuntimeError as error:
-        raise InvalidInputError(
-            "the user has no home directory for a cache: set SERAB_BYOLS_CACHE"
-        ) from error
+        raise InvalidInputError("there is no home directory for the cache: set SERAB_BYOLS_CACHE") from error
 
 
 def is_offline(offline: bool | None = None) -> bool:
@@ -52,7 +50,7 @@ def local_copy(weights: PublishedWeights) -> Path | None:
 def find_or_download(
     weights: PublishedWeights, cache_dir: str | os.PathLike[str] | None = None, offline: bool | None = None
 ) -> Path:
-    """The verified file of published weights: in a folder ``checkpoints/``, else in the cache, else downloaded.
+    """The verified file of published weights: from a folder ``checkpoints/``, the cache or the web.
 
     Raises:
         CheckpointNotFoundError: offline, and not on this machine.
@@ -70,14 +68,12 @@ def find_or_download(
             f"{path} is not the published file: {problem}. Delete it, or rename it if it is yours, and "
             f"{weights.name} is downloaded"
         )
-    by_hand = (
-        f"or get {weights.url} by other means and put it, under its name, into checkpoints/ where you work"
-    )
+    by_hand = f"or get {weights.url} by other means and put it, under its name, into a folder checkpoints/"
     if is_offline(offline):
         damaged = path.exists()
         state = f"{path} is damaged: {problem}" if damaged else f"{weights.name} is not in {path.parent}"
         raise (CheckpointError if damaged else CheckpointNotFoundError)(
-            f"{state}; and offline mode forbids to download it. Leave offline mode, {by_hand}"
+            f"{state}; and offline mode forbids downloads. Leave offline mode, {by_hand}"
         )
     try:
         _download(weights, path)

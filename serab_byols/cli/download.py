@@ -32,14 +32,18 @@ def add_parser(commands: Commands) -> None:
 
 
 def _download(options: argparse.Namespace) -> int:
-    status = EXIT_OK
-    for weights in [find_weights(name) for name in options.names]:  # all names are known, or nothing happens
-        try:
-            print(printable(str(_place(weights, options.cache_dir, options.output))), flush=True)
-        except (SerabByolsError, OSError) as error:  # does not keep the others from being downloaded
-            say(f"error: {error}")
-            status = EXIT_BAD_FILES
-    return status
+    found = [find_weights(name) for name in options.names]  # an unknown name downloads nothing
+    return max([_download_one(weights, options) for weights in found])
+
+
+def _download_one(weights: Path | PublishedWeights, options: argparse.Namespace) -> int:
+    """The exit status: a failure does not keep the other weights from being downloaded."""
+    try:
+        print(printable(str(_place(weights, options.cache_dir, options.output))), flush=True)
+    except (SerabByolsError, OSError) as error:
+        say(f"error: {error}")
+        return EXIT_BAD_FILES
+    return EXIT_OK
 
 
 def _place(weights: Path | PublishedWeights, cache_dir: Path | None, output: Path | None) -> Path:
