@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,13 +35,10 @@ def own(tmp_path: Path) -> Path:
     )
 
 
-def waveform() -> torch.Tensor:
-    return torch.rand(2, 8000, generator=torch.Generator().manual_seed(0)) - 0.5
-
-
 @torch.no_grad()
-def embeddings(path: Path) -> torch.Tensor:
-    return load_model(path)(waveform())
+def embeddings(path: Path, **options: Any) -> torch.Tensor:
+    waveforms = torch.rand(2, 8000, generator=torch.Generator().manual_seed(0)) - 0.5
+    return load_model(path, **options)(waveforms)
 
 
 def info(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
@@ -48,7 +46,13 @@ def info(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
     return json.loads(capsys.readouterr().out)
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+def info_lines(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    assert main(["info", str(path)]) == EXIT_OK
+    lines = capsys.readouterr().out.splitlines()
+    return {line[:18].strip(): line[18:] for line in lines}
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line that says why."""
     assert main([str(argument) for argument in arguments]) == EXIT_BAD_FILES
     out, err = capsys.readouterr()
@@ -58,10 +62,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return err
 
 
-# info
-
-
-def test_info_tells_what_a_file_says_of_itself(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_shows_what_a_file_says_of_itself(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     encoder = load_model(own).encoder
     assert info(own, capsys) == {
         "file": str(own),
@@ -70,7 +71,7 @@ def test_info_tells_what_a_file_says_of_itself(own: Path, capsys: pytest.Capture
         "written by": f"serab_byols {serab_byols.__version__}",
         "encoder": "default",
         "configuration": {"d": 8},
-        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "parameters": 79056,
         "stored as": ["float32", "int64"],
         "embedding size": 8,
         "sample rate (Hz)": 16000,
@@ -78,53 +79,40 @@ def test_info_tells_what_a_file_says_of_itself(own: Path, capsys: pytest.Capture
         "training": {"epochs": 3, "corpus": "räusper"},
         "weights sha256": weights_sha256(encoder),
     }
+    lines = info_lines(own, capsys)
+    assert lines["configuration"] == "d=8"
+    assert lines["parameters"] == "79,056"
+    assert lines["normalization"] == "mean=-6.5, std=5.0"
+    assert lines["training"] == "corpus=räusper, epochs=3"
+    assert lines["stored as"] == "float32, int64"
 
 
 def test_info_recognises_a_state_dict(pth: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = info(pth, capsys)
-    assert told["format"] == "PyTorch state dict"
-    assert (told["encoder"], told["configuration"], told["embedding size"]) == ("default", {"d": 8}, 8)
-    assert (told["normalization"], told["training"], told["written by"]) == (None, {}, None)
+    facts = info(pth, capsys)
+    assert facts["format"] == "PyTorch state dict"
+    assert (facts["encoder"], facts["configuration"], facts["embedding size"]) == ("default", {"d": 8}, 8)
+    assert (facts["normalization"], facts["training"], facts["written by"]) == (None, {}, None)
+    lines = info_lines(pth, capsys)
+    assert lines["normalization"] == "none stored: 'auto' means each clip's own statistics"
+    assert lines["training"] == "-"
 
 
-def test_info_for_people(own: Path, pth: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(own)]) == EXIT_OK
-    lines = capsys.readouterr().out.splitlines()
-    told = {line[:18].strip(): line[18:] for line in lines}
-    assert told["configuration"] == "d=8"
-    assert told["parameters"] == "79,056"
-    assert told["normalization"] == "mean=-6.5, std=5.0"
-    assert told["training"] == "corpus=räusper, epochs=3"
-    assert told["stored as"] == "float32, int64"
-
-    assert main(["info", str(pth)]) == EXIT_OK
-    told = {line[:18].strip(): line[18:] for line in capsys.readouterr().out.splitlines()}
-    assert told["normalization"] == "none stored: 'auto' means each clip's own statistics"
-    assert told["training"] == "-"
-
-
-def test_info_tells_the_storage_and_not_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = save_checkpoint(create_model(d=8), tmp_path / "half.safetensors", dtype=torch.float16)
-    assert info(path, capsys)["stored as"] == ["float16", "int64"]
-
-
-def test_info_tells_the_configuration_of_cvt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_shows_the_storage_type_and_the_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = create_model("cvt", channels=(8, 8, 16), heads=(1, 1, 1), pool="max")
-    told = info(save_checkpoint(model, tmp_path / "cvt.safetensors"), capsys)
-    assert told["configuration"] == model.encoder.config
-    assert told["embedding size"] == 16
+    facts = info(save_checkpoint(model, tmp_path / "cvt.safetensors", dtype=torch.float16), capsys)
+    assert facts["stored as"] == ["float16", "int64"]
+    assert facts["configuration"] == model.encoder.config
+    assert facts["embedding size"] == 16
 
 
 def test_info_escapes_what_would_steer_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = {"note": "\x1b[2Jgone\rnew line\nbell\a", "broken": "\ud800", "whole": "räusper 日本"}
-    save_checkpoint(create_model(d=8), tmp_path / "m.safetensors", training_facts=facts)
-    assert main(["info", str(tmp_path / "m.safetensors")]) == EXIT_OK
-    out = capsys.readouterr().out
-    assert all(character.isprintable() or character == "\n" for character in out)
-    assert r"note=\x1b[2Jgone\rnew line\nbell\x07" in out
-    assert r"broken=\ud800" in out
-    assert "whole=räusper 日本" in out
-    assert info(tmp_path / "m.safetensors", capsys)["training"] == facts
+    path = save_checkpoint(create_model(d=8), tmp_path / "m.safetensors", training_facts=facts)
+    line = info_lines(path, capsys)["training"]
+    assert line == r"broken=\ud800, note=\x1b[2Jgone\rnew line\nbell\x07, whole=räusper 日本"
+    assert info(path, capsys)["training"] == facts
 
 
 @pytest.mark.parametrize("command", ["info", "convert"])
@@ -132,33 +120,15 @@ def test_bad_files_are_one_line_and_a_status(
     command: str, tmp_path: Path, pth: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = [tmp_path / "out.safetensors"] if command == "convert" else []
-    assert "does not exist" in refused(capsys, command, tmp_path / "none.pth", *output)
-    assert "is a folder" in refused(capsys, command, tmp_path, *output)
-    pth.write_bytes(pth.read_bytes()[:-100])
-    assert "weights.pth is not a whole" in refused(capsys, command, pth, *output)
-    torch.save({"weight": torch.zeros(1)}, pth)
-    assert "weights.pth is no BYOL-S encoder" in refused(capsys, command, pth, *output)
-    assert list(tmp_path.iterdir()) == [pth]
-
-
-def test_info_refuses_weights_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    state = create_model(d=8).encoder.state_dict()
+    assert "does not exist" in refusal(capsys, command, tmp_path / "none.pth", *output)
+    assert "is a folder" in refusal(capsys, command, tmp_path, *output)
+    state = torch.load(pth)
     del state["fc.3.bias"]
-    torch.save(state, tmp_path / "w.pth")
-    assert "fc.3.bias is missing" in refused(capsys, "info", tmp_path / "w.pth")
-
-
-@pytest.mark.parametrize(
-    "arguments", [["info"], ["convert"], ["convert", "a.pth"], ["info", "a", "b"], ["inform", "a"], []]
-)
-def test_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as raised:
-        main(arguments)
-    assert raised.value.code == EXIT_USAGE
-    assert "usage:" in capsys.readouterr().err
-
-
-# convert
+    torch.save(state, pth)
+    assert "fc.3.bias is missing" in refusal(capsys, command, pth, *output)
+    pth.write_bytes(pth.read_bytes()[:-100])
+    assert "weights.pth is not a whole" in refusal(capsys, command, pth, *output)
+    assert list(tmp_path.iterdir()) == [pth]
 
 
 def test_convert_keeps_the_embeddings(pth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,73 +136,69 @@ def test_convert_keeps_the_embeddings(pth: Path, tmp_path: Path, capsys: pytest.
     assert main(["convert", str(pth), str(output)]) == EXIT_OK
     assert capsys.readouterr().out == f"{output}: default, 8 numbers an embedding\n"
     torch.testing.assert_close(embeddings(output), embeddings(pth), rtol=0, atol=0)
-    told = info(output, capsys)
-    assert told["weights sha256"] == info(pth, capsys)["weights sha256"]
-    assert told["normalization"] is None
-    assert told["training"] == {"converted_from": "weights.pth"}
+    facts = info(output, capsys)
+    assert facts["weights sha256"] == info(pth, capsys)["weights sha256"]
+    assert facts["normalization"] is None
+    assert facts["training"] == {"converted_from": "weights.pth"}
 
 
 @pytest.mark.parametrize("option", [["--statistics=-6.5,5"], ["--statistics", "-6.5,5"]])
-def test_convert_stores_statistics(option: list[str], pth: Path, tmp_path: Path) -> None:
+def test_convert_stores_statistics_and_facts(option: list[str], pth: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
-    assert main(["convert", str(pth), str(output), *option]) == EXIT_OK
-    model = load_model(output)
-    assert model.statistics == (-6.5, 5.0)
-    expected = load_model(pth, normalization=(-6.5, 5.0))
-    torch.testing.assert_close(model(waveform()), expected(waveform()), rtol=0, atol=0)
+    facts = ["--fact", "licence=MIT", "--fact", "note=a = b"]
+    assert main(["convert", str(pth), str(output), *option, *facts]) == EXIT_OK
+    expected = embeddings(pth, normalization=(-6.5, 5.0))
+    torch.testing.assert_close(embeddings(output), expected, rtol=0, atol=0)
+    stored = read_checkpoint(output).training_facts
+    assert stored == {"converted_from": "weights.pth", "licence": "MIT", "note": "a = b"}
 
 
-def test_convert_keeps_what_a_file_knows(own: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out.safetensors"
-    assert main(["convert", str(own), str(output)]) == EXIT_OK
-    model = load_model(output)
-    assert model.statistics == (-6.5, 5.0)
-    assert model.training_facts == {"epochs": 3, "corpus": "räusper", "converted_from": "own.safetensors"}
-
-
-def test_convert_onto_itself(own: Path) -> None:
+def test_convert_onto_itself_keeps_what_a_file_knows(own: Path) -> None:
     before = embeddings(own)
-    assert main(["convert", str(own), str(own), "--statistics=0,1"]) == EXIT_OK
-    assert load_model(own).statistics == (0.0, 1.0)
-    torch.testing.assert_close(load_model(own, normalization=(-6.5, 5.0))(waveform()), before, rtol=0, atol=0)
+    assert main(["convert", str(own), str(own)]) == EXIT_OK
+    assert load_model(own).statistics == (-6.5, 5.0)
+    facts = load_model(own).training_facts
+    assert facts == {"epochs": 3, "corpus": "räusper", "converted_from": "own.safetensors"}
+    torch.testing.assert_close(embeddings(own), before, rtol=0, atol=0)
     assert list(own.parent.iterdir()) == [own]
 
 
-def test_convert_refuses_other_endings(pth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ".safetensors" in refused(capsys, "convert", pth, tmp_path / "out.pth")
+def test_convert_refuses_what_it_cannot_write(
+    pth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.safetensors"
+    assert ".safetensors" in refusal(capsys, "convert", pth, tmp_path / "out.pth")
+    assert "none" in refusal(capsys, "convert", pth, tmp_path / "none" / "out.safetensors")
+    for statistics in ("nan,1", "0,0", "0,inf"):
+        assert "positive std" in refusal(capsys, "convert", pth, output, f"--statistics={statistics}")
     assert list(tmp_path.iterdir()) == [pth]
 
 
-def test_convert_needs_the_folder(pth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "none" in refused(capsys, "convert", pth, tmp_path / "none" / "out.safetensors")
-
-
-@pytest.mark.parametrize("statistics", ["5", "a,b", "1,2,3", "clip", "batch", ""])
-def test_convert_takes_two_numbers(
-    statistics: str, pth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info"], "usage:"),
+        (["convert", "a.pth"], "usage:"),
+        (["info", "a", "b"], "usage:"),
+        (["inform", "a"], "usage:"),
+        ([], "usage:"),
+        *((["convert", "a", "b", f"--statistics={text}"], "MEAN,STD") for text in ("5", "a,b", "clip", "")),
+        (["convert", "a", "b", "--fact", "licence"], "expected KEY=VALUE, got 'licence'"),
+    ],
+)
+def test_usage_is_status_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
-        main(["convert", str(pth), str(tmp_path / "out.safetensors"), f"--statistics={statistics}"])
+        main(arguments)
     assert raised.value.code == EXIT_USAGE
-    assert "--statistics" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("statistics", ["nan,1", "0,0", "0,-1", "0,inf"])
-def test_convert_refuses_impossible_statistics(
-    statistics: str, pth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "out.safetensors"
-    assert "positive std" in refused(capsys, "convert", pth, output, f"--statistics={statistics}")
-    assert not output.exists()
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names there are text")
-def test_a_name_that_is_not_utf8_can_be_told(
+def test_a_name_that_is_not_utf8_is_printed(
     pth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     odd = pth.rename(pth.with_name(os.fsdecode(b"w\xff.pth")))
-    assert main(["info", str(odd)]) == EXIT_OK
-    assert "w\\udcff.pth\n" in capsys.readouterr().out
+    assert info_lines(odd, capsys)["file"].endswith("w\\udcff.pth")
     output = odd.with_suffix(".safetensors")
     assert main(["convert", str(odd), str(output)]) == EXIT_OK
     assert "w\\udcff.safetensors: default" in capsys.readouterr().out
@@ -240,30 +206,11 @@ def test_a_name_that_is_not_utf8_can_be_told(
     assert read_checkpoint(plain).training_facts == {"converted_from": odd.name}
 
 
-# The published weights
-
-
 @pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published weights are not here")
 def test_the_published_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = info(PUBLISHED, capsys)
-    assert told["bytes"] == 2409434
-    assert (told["format"], told["encoder"]) == ("PyTorch state dict", "default")
-    assert (told["configuration"], told["embedding size"]) == ({"d": 512}, 512)
+    facts = info(PUBLISHED, capsys)
+    assert facts["bytes"] == 2409434
+    assert (facts["encoder"], facts["configuration"]) == ("default", {"d": 512})
     output = tmp_path / "published.safetensors"
     assert main(["convert", str(PUBLISHED), str(output)]) == EXIT_OK
     torch.testing.assert_close(embeddings(output), embeddings(PUBLISHED), rtol=0, atol=0)
-    capsys.readouterr()
-    assert info(output, capsys)["weights sha256"] == told["weights sha256"]
-    assert read_checkpoint(output).training_facts == {"converted_from": PUBLISHED.name}
-
-
-def test_convert_writes_down_facts(tiny_checkpoint, tmp_path, capsys):
-    out = tmp_path / "out.safetensors"
-    options = ["--fact", "licence=MIT", "--fact", "note=a = b"]
-    assert main(["convert", str(tiny_checkpoint), str(out), *options]) == EXIT_OK
-    facts = load_model(out).training_facts
-    assert (facts["licence"], facts["note"]) == ("MIT", "a = b")
-    with pytest.raises(SystemExit) as stopped:
-        main(["convert", str(tiny_checkpoint), str(out), "--fact", "licence"])
-    assert stopped.value.code == EXIT_USAGE
-    assert "expected KEY=VALUE, got 'licence'" in capsys.readouterr().err

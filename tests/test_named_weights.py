@@ -37,7 +37,7 @@ from weights_server import (
 
 from serab_byols import create_model, load_model, save_checkpoint
 from serab_byols.checkpoint import read_checkpoint, registry, weights_cache
-from serab_byols.checkpoint.registry import DEFAULT_NAME, PUBLISHED, PublishedWeights
+from serab_byols.checkpoint.registry import DEFAULT_NAME, PUBLISHED
 from serab_byols.checkpoint.weights_cache import cache_folder, find_or_download, mismatch
 from serab_byols.cli import main
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK
@@ -155,20 +155,6 @@ def test_the_published_file_is_verified_and_loaded(work: Path) -> None:
     assert f"expected {weights.sha256}" in (mismatch(folder / PUBLISHED_512.name, weights) or "")
 
 
-@pytest.mark.parametrize("sized", [True, False])
-@pytest.mark.parametrize(
-    "data", [OTHER, DATA[:-1], DATA + b"\0", b""], ids=["other", "short", "long", "empty"]
-)
-def test_only_the_published_bytes_are_verified(data: bytes, sized: bool, tmp_path: Path) -> None:
-    weights = published_at("", DATA, sized=sized)
-    (tmp_path / "file").write_bytes(DATA)
-    assert mismatch(tmp_path / "file", weights) is None
-    (tmp_path / "file").write_bytes(data)
-    problem = mismatch(tmp_path / "file", weights) or ""
-    assert re.fullmatch(r"its (size in bytes|sha256|git blob id) is \w+, expected \w+", problem)
-    assert ("git blob id" in problem) == (not sized)
-
-
 def test_the_blob_id_counts_where_the_sha256_agrees(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(DATA)
     weights = replace(published_at("", DATA), git_blob_id="0" * 40)
@@ -185,6 +171,8 @@ def test_a_name_is_downloaded_once(server: Server, cached: Path) -> None:
     assert cached.read_bytes() == DATA
     assert [path.name for path in cached.parent.iterdir()] == [FILE_NAME]
     assert server.paths == [f"/{FILE_NAME}"]
+    Path("new").touch()
+    assert cached.stat().st_mode == Path("new").stat().st_mode
 
 
 def test_a_contradicting_encoder_is_refused_before_the_download(server: Server) -> None:
@@ -319,16 +307,6 @@ def test_a_cache_that_cannot_be_written(server: Server, cached: Path) -> None:
         load_model(NAME)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_filled_cache_may_be_read_only(server: Server, cached: Path) -> None:
-    load_model(NAME)
-    cached.parent.chmod(0o500)
-    try:
-        assert load_model(NAME).embedding_size == 8
-    finally:
-        cached.parent.chmod(0o700)
-
-
 # Downloads
 
 
@@ -387,14 +365,6 @@ def test_redirects_stay_with_http(to: str, server: Server) -> None:
     assert set(server.paths) == {f"/{FILE_NAME}"}
 
 
-def test_a_proxy_of_the_environment_is_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("http_proxy", server.url)
-    find_or_download(published_at("http://weights.invalid/w", DATA))
-    assert server.paths == [f"http://weights.invalid/w/{FILE_NAME}"]
-
-
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -411,12 +381,6 @@ def test_a_bar_is_shown_on_a_terminal_only(
         load_model(NAME)
         assert stderr is None or "100%" in stderr.getvalue()
     assert capsys.readouterr().out == ""
-
-
-def test_the_permissions_are_those_of_any_new_file(server: Server, cached: Path) -> None:
-    load_model(NAME)
-    Path("any").touch()
-    assert cached.stat().st_mode == Path("any").stat().st_mode
 
 
 FETCH = """
@@ -461,41 +425,29 @@ def test_list_for_programs(
     server: Server, bundle: Callable[..., Path], cached: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = bundle(DEFAULT_NAME, 9, licence="CC0", citation=["odd"])
-    weights: PublishedWeights = registry.PUBLISHED[0]
-    absent = {
-        "name": NAME,
+    rows = listed(capsys)
+    assert rows[DEFAULT_NAME] == {
+        "name": DEFAULT_NAME,
         "encoder": "default",
-        "embedding_size": 8,
-        "bytes": len(DATA),
-        "licence": "MIT",
-        "citation": "nobody, nowhere",
-        "present": False,
-        "path": None,
-        "default": False,
-        "file": FILE_NAME,
-        "url": f"{server.url}/{FILE_NAME}",
-        "sha256": weights.sha256,
-        "git_blob_id": weights.git_blob_id,
+        "embedding_size": 9,
+        "bytes": path.stat().st_size,
+        "licence": "CC0",
+        "citation": "['odd']",
+        "present": True,
+        "path": str(path),
+        "default": True,
     }
-    assert listed(capsys) == {
-        DEFAULT_NAME: {
-            "name": DEFAULT_NAME,
-            "encoder": "default",
-            "embedding_size": 9,
-            "bytes": path.stat().st_size,
-            "licence": "CC0",
-            "citation": "['odd']",
-            "present": True,
-            "path": str(path),
-            "default": True,
-        },
-        NAME: absent,
-    }
+    facts = asdict(registry.PUBLISHED[0])
+    for key, field in {"bytes": "n_bytes", "file": "file_name"}.items():
+        facts[key] = facts.pop(field)
+    facts["url"] = f"{facts.pop('folder_url')}/{FILE_NAME}"
+    absent = {**facts, "present": False, "path": None, "default": False}
+    assert rows[NAME] == absent
     load_model(NAME)
     assert listed(capsys)[NAME] == {**absent, "present": True, "path": str(cached)}
-    assert not listed(capsys, "--cache-dir", "other")[NAME]["present"]
+    assert listed(capsys, "--cache-dir", "other")[NAME] == absent
     cached.write_bytes(DATA[:-1])
-    assert not listed(capsys)[NAME]["present"]
+    assert listed(capsys)[NAME] == absent
     Path("checkpoints").mkdir()
     Path("checkpoints", FILE_NAME).write_bytes(DATA)
     assert listed(capsys)[NAME]["path"] == f"checkpoints/{FILE_NAME}"
@@ -567,20 +519,6 @@ def test_an_unknown_name_downloads_nothing(server: Server, capsys: pytest.Captur
     assert (exit_status, out) == (EXIT_BAD_FILES, "")
     assert "no weights named 'tiny8'; did you mean 'tiny-8'?" in err
     assert not server.paths
-
-
-def test_a_failed_copy_leaves_nothing(
-    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def half(source: Path, target: Path) -> None:
-        target.write_bytes(source.read_bytes()[:100])
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("shutil.copyfile", half)
-    exit_status, out, err = run(capsys, "download", NAME, "-o", "there")
-    assert (exit_status, out) == (EXIT_BAD_FILES, "")
-    assert "No space left on device" in err
-    assert os.listdir("there") == []
 
 
 def test_info_and_convert_take_names(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
