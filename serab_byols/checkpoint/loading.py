@@ -47,6 +47,11 @@ def load_model(
         DownloadError: published weights could not be downloaded, or other bytes came.
         InvalidInputError: an option that does not exist.
         MissingExtraError: the front end's package is not installed.
+
+    Example:
+        >>> model = serab_byols.load_model()
+        >>> model.encoder.name, model.embedding_size
+        ('default', 512)
     """
     if model_name is not None and model_name not in ENCODERS:
         raise InvalidInputError(f"unknown model_name {model_name!r}; choose from {', '.join(ENCODERS)}")

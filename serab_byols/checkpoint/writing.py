@@ -54,6 +54,14 @@ def save_checkpoint(
         InvalidInputError: another ending, facts that JSON cannot hold, a ``dtype`` that is not one of
             ``STORAGE_TYPES``, or weights that are NaN or infinite (in that type).
         OSError: the folder does not exist or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> model = serab_byols.create_model("default", d=64)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = serab_byols.save_checkpoint(model, f"{folder}/small.safetensors")
+        ...     serab_byols.load_model(path).embedding_size
+        64
     """
     path = Path(path)
     if path.suffix != ".safetensors":

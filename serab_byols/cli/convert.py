@@ -1,4 +1,4 @@
-"""``serab-byols convert``: a published file into one that describes itself."""
+"""``serab-byols convert``: a checkpoint into the format of this library."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, mean_std,
 
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
-        "convert", help="turn a published .pth file into a .safetensors that describes itself"
+        "convert",
+        help="write a checkpoint in this library's format",
+        description="Write a checkpoint, such as a published .pth file, as a .safetensors file that "
+        "describes itself.",
     )
-    parser.add_argument("input", metavar="IN", help="a checkpoint of either format, or a name")
-    parser.add_argument("output", metavar="OUT", type=Path, help="OUT.safetensors")
+    parser.add_argument("input", metavar="IN", help="a checkpoint, or a name that `serab-byols list` shows")
+    parser.add_argument("output", metavar="OUT", type=Path, help="the file to write, OUT.safetensors")
     parser.add_argument(
         "--statistics",
         type=mean_std,
         metavar="MEAN,STD",
-        help="log-mel statistics to store, which normalization 'auto' will then use",
+        help="log-mel statistics to store, for normalization 'auto'",
     )
     parser.add_argument(
         "--fact",
@@ -27,7 +30,7 @@ def add_parser(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="something people should know of these weights, such as licence=MIT; can be repeated",
+        help="a fact about these weights to store, such as licence=MIT; can be repeated",
     )
     parser.set_defaults(run=_convert, error_status=EXIT_BAD_FILES)
 

@@ -16,9 +16,9 @@ from serab_byols.errors import SerabByolsError
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "download",
-        help="download published weights by name",
-        description="Download published weights, verify them, and print their paths. A file that is on "
-        "this machine is verified and not downloaded again.",
+        help="download published weights",
+        description="Download published weights, verify them, and print their paths. Files that are already "
+        "on this machine are verified and not downloaded again.",
         epilog="Exit status: 0 when all went well, 1 when some weights could not be downloaded.",
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="a name that `serab-byols list` shows")

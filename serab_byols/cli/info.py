@@ -1,4 +1,4 @@
-"""``serab-byols info``: what a checkpoint holds."""
+"""``serab-byols info``: what a checkpoint says of itself."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, printable
 
 
 def add_parser(commands: Commands) -> None:
-    parser = commands.add_parser("info", help="say what a checkpoint holds")
+    parser = commands.add_parser("info", help="show what a checkpoint says of itself")
     parser.add_argument("file", metavar="FILE", help="a checkpoint, or a name that `serab-byols list` shows")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=_info, error_status=EXIT_BAD_FILES)
 
 
