@@ -16,11 +16,19 @@ import torch
 from sounds import voice, write
 
 import serab_byols
-from serab_byols import Record, create_model, embed_audio, embed_file, embed_files
+from serab_byols import (
+    Record,
+    create_model,
+    embed_audio,
+    embed_file,
+    embed_files,
+    load_model,
+    save_checkpoint,
+)
 from serab_byols.atomic_write import atomic_write
 from serab_byols.cli import main
 from serab_byols.corpus.segments import Segment, find_segments
-from serab_byols.errors import AudioFileError, InvalidInputError
+from serab_byols.errors import AudioFileError, CheckpointError, InvalidInputError
 from serab_byols.inference.frame_grid import FrameGrid
 from serab_byols.normalization import parse_normalization
 
@@ -303,3 +311,34 @@ def test_a_terminated_run_leaves_nothing_behind(tmp_path, number):
     assert process.returncode == 128 + number
     assert error == "serab-byols: terminated; nothing was written\n"
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".flac"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path, model):
+    return save_checkpoint(model, tmp_path / "a.safetensors", statistics=(-6.0, 5.0))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"serab_byols":', b'"serab_bymls":'),
+        (b'\\"normalization\\"', b'\\"normalizatioo\\"'),
+        (b'\\"mean\\": -6.0', b'\\"mean\\": -4.0'),
+        (b'\\"std\\": 5.0', b'\\"std\\": 4.0'),
+        (b'\\"training\\": {}', b'\\"training\\": []'),
+    ],
+)
+def test_a_damaged_description_is_seen(checkpoint, old, new):
+    content = checkpoint.read_bytes()
+    assert old in content
+    checkpoint.write_bytes(content.replace(old, new))
+    with pytest.raises(CheckpointError, match="damaged|wrongly"):
+        load_model(checkpoint)
+
+
+def test_negative_variances_are_refused(tmp_path, model):
+    state = {key: value.clone() for key, value in model.encoder.state_dict().items()}
+    state["features.1.running_var"][0] = -1.0
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="negative variances"):
+        load_model(tmp_path / "a.pth")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -13,6 +15,12 @@ FORMAT_VERSION = 1
 HEADER_KEY = "serab_byols"
 STORAGE_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Floating-point types of weights in a file; a loaded model has float32."""
+
+
+def header_sha256(header: Mapping[str, Any]) -> str:
+    """Checksum of all entries of a header but the checksum itself."""
+    entries = {key: value for key, value in header.items() if key != "header_sha256"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def weights_sha256(encoder: Encoder) -> str:

@@ -25,6 +25,7 @@ from serab_byols.checkpoint.format import (
     HEADER_KEY,
     STORAGE_TYPES,
     first_not_finite,
+    header_sha256,
     weights_sha256,
 )
 from serab_byols.encoders import ENCODERS, Encoder, create_encoder
@@ -34,6 +35,8 @@ from serab_byols.normalization import Statistics, parse_statistics
 
 _ZIP = b"PK\x03\x04"
 _FOLDER_MARK = 0x10
+_OUR_ENTRIES = ('"encoder_config"', '"weights_sha256"', '"header_sha256"')
+"""A file of ours has these in its description, whatever the damage to the key of that."""
 _HEADER_LENGTH_BYTES = 8
 """A safetensors file begins with the length of its header, which is JSON."""
 
@@ -77,6 +80,9 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path}: {not_finite} holds NaN or infinity: damage, or a training that diverged"
             )
+        for key, tensor in weights.items():
+            if key.endswith("running_var") and (tensor < 0).any():
+                raise CheckpointError(f"{self.path}: {key} has negative variances: damage")
         encoder.load_state_dict(weights, assign=True)
         if self.weights_sha256 is not None and self.weights_sha256 != weights_sha256(encoder):
             raise CheckpointError(f"{self.path} is damaged: its weights are not those that were written")
@@ -121,11 +127,14 @@ def _first_bytes(path: Path) -> bytes:
 def _read_safetensors(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
-            description = (file.metadata() or {}).get(HEADER_KEY)
+            metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors and torch raise many kinds for a damaged file
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+    description = metadata.get(HEADER_KEY)
     if description is None:
+        if any(entry in text for text in (*metadata, *metadata.values()) for entry in _OUR_ENTRIES):
+            raise CheckpointError(f"{path} is damaged: the key of its description is not {HEADER_KEY!r}")
         # Weights that were converted by other means; read like a bare state dict.
         return _recognise(path, "safetensors without a description", state)
     try:
@@ -145,6 +154,8 @@ def _described(path: Path, description: str, state: dict[str, torch.Tensor]) -> 
             f"{path} has format version {reprlib.repr(version)}, this library reads up to "
             f"{FORMAT_VERSION}: install a newer serab-byols"
         )
+    if _entry(header, "header_sha256", str) != header_sha256(header):
+        raise CheckpointError(f"{path} is damaged: its description is not the one that was written")
     recipe = _entry(header, "frontend", dict)
     if recipe != RECIPE:
         raise CheckpointError(f"{path} was trained with the front end {recipe}, this library has {RECIPE}")
@@ -168,7 +179,9 @@ def _described(path: Path, description: str, state: dict[str, torch.Tensor]) -> 
 
 def _entry(header: Mapping[str, Any], key: str, *types: type) -> Any:
     """``header[key]``, whose type is exactly one of ``types``: a boolean is not a number."""
-    value = header.get(key)
+    if key not in header:
+        raise ValueError(f"{key} is missing")
+    value = header[key]
     if type(value) not in types:
         names = " or ".join(kind.__name__ for kind in types)
         raise ValueError(f"{key} is {reprlib.repr(value)}, expected {names}")

@@ -19,6 +19,7 @@ from serab_byols.checkpoint.format import (
     HEADER_KEY,
     STORAGE_TYPES,
     first_not_finite,
+    header_sha256,
     state_sha256,
 )
 from serab_byols.encoders import unwrapped
@@ -89,6 +90,7 @@ def save_checkpoint(
         "weights_sha256": state_sha256(state),
     }
     try:
+        header["header_sha256"] = header_sha256(header)
         metadata = {HEADER_KEY: json.dumps(header, sort_keys=True, allow_nan=False)}
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"training_facts must be JSON-serialisable: {error}") from error
