@@ -332,7 +332,7 @@ def test_a_damaged_description_is_seen(checkpoint, old, new):
     content = checkpoint.read_bytes()
     assert old in content
     checkpoint.write_bytes(content.replace(old, new))
-    with pytest.raises(CheckpointError, match="damaged|wrongly"):
+    with pytest.raises(CheckpointError, match=r"damaged|wrongly"):
         load_model(checkpoint)
 
 
