@@ -60,7 +60,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--encoder-config", type=_json, metavar="JSON", help="other arguments of the encoder, a JSON object"
     )
-    group.add_argument("--dropout", type=float, help="of the encoder (default: its own)")
+    _add_fields(group, PretrainConfig, "dropout", type=float)
     group.add_argument(
         "--init",
         metavar="CKPT",
@@ -84,9 +84,7 @@ def _add_views(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--no-post-norm", action="store_false", dest="post_norm", help="leave out the post-normalisation"
     )
-    group.add_argument(
-        "--statistics", type=mean_std, metavar="MEAN,STD", help="of the log-mel (default: estimated online)"
-    )
+    _add_fields(group, PretrainConfig, "statistics", type=mean_std, metavar="MEAN,STD")
     group.add_argument("--views", type=Path, metavar="PNG", help="draw some of the first views")
 
 
@@ -113,15 +111,19 @@ def _add_tasks(group: argparse._ArgumentGroup) -> None:
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
     _add_fields(group, Machine, "accelerator", "devices")
-    group.add_argument("--nodes", type=int, default=1, help="machines (default: %(default)s)")
+    group.add_argument("--nodes", type=int, default=1, dest="n_nodes", help="machines (default: %(default)s)")
     _add_fields(group, Machine, "strategy", choices=STRATEGIES)
     _add_fields(group, Machine, "precision", choices=PRECISIONS)
     group.add_argument("--threads", type=int, help="of each process (default: torch's)")
     _add_fields(group, Machine, "cache_gb", "checkpoint_steps")
     group.add_argument(
-        "--minutes", type=float, default=float("inf"), help="stop after this time, to be resumed"
+        "--minutes",
+        type=float,
+        default=Machine.max_minutes,
+        dest="max_minutes",
+        help="stop after this time, to be resumed",
     )
-    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    group.add_argument("--quiet", action="store_false", dest="bar", help="no progress bar")
     group.add_argument("--restart", action="store_true", help="begin anew even if OUT.training.ckpt is there")
 
 
@@ -156,8 +158,12 @@ def _json(text: str) -> dict[str, Any]:
     return value
 
 
+def _values(options: argparse.Namespace, owner: type) -> dict[str, Any]:
+    return {field.name: getattr(options, field.name) for field in fields(owner)}
+
+
 def _config(options: argparse.Namespace) -> PretrainConfig:
-    values = {field.name: getattr(options, field.name) for field in fields(PretrainConfig)}
+    values = _values(options, PretrainConfig)
     if options.init and any(v is not None for v in (options.encoder, options.size, options.encoder_config)):
         raise InvalidInputError("--encoder, --size and --encoder-config are decided by the weights of --init")
     values["encoder"] = options.encoder or PretrainConfig.encoder
@@ -186,22 +192,11 @@ def _pretrain(options: argparse.Namespace) -> int:
         if options.threads < 1:
             raise InvalidInputError(f"--threads must be at least 1, got {options.threads}")
         torch.set_num_threads(options.threads)
-    machine = Machine(
-        accelerator=options.accelerator,
-        devices=options.devices,
-        n_nodes=options.nodes,
-        strategy=options.strategy,
-        precision=options.precision,
-        cache_gb=options.cache_gb,
-        checkpoint_steps=options.checkpoint_steps,
-        max_minutes=options.minutes,
-        bar=not options.quiet,
-    )
     result = pretrain(
         options.inputs,
         options.output,
         config,
-        machine=machine,
+        machine=Machine(**_values(options, Machine)),
         teacher=options.teacher,
         init=options.init,
         features=options.hybrid,

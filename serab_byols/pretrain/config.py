@@ -106,6 +106,10 @@ class PretrainConfig:
     teacher_time_step_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("crop_scale", "statistics"):
+            value = getattr(self, name)
+            if isinstance(value, list | tuple):  # JSON has lists, a model a named tuple
+                object.__setattr__(self, name, tuple(value))
         _check_choice("encoder", self.encoder, ENCODERS)
         _check_choice("lr_schedule", self.lr_schedule, SCHEDULES)
         _check_choice("ema_schedule", self.ema_schedule, SCHEDULES)

@@ -7,7 +7,6 @@ short clips are kept as far as there is room for them.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -87,11 +86,8 @@ def _open_clip(segment: Segment) -> Clip | str:
 
 def fingerprint(clips: Sequence[Clip]) -> str:
     """A hash of names and lengths, equal if a training is resumed on the corpus it was begun with."""
-    digest = hashlib.sha256()
-    for clip in clips:
-        digest.update(os.fsencode(clip.segment.file))
-        digest.update(f"|{clip.start_s:.3f}|{clip.end_s:.3f}\n".encode())
-    return digest.hexdigest()
+    lines = (f"{clip.segment.file}|{clip.start_s:.3f}|{clip.end_s:.3f}\n" for clip in clips)
+    return hashlib.sha256("".join(lines).encode(errors="backslashreplace")).hexdigest()
 
 
 class Crops:

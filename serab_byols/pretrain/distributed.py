@@ -90,24 +90,24 @@ def gather(x: torch.Tensor) -> torch.Tensor:
 def synchronize_batch_norms(module: nn.Module, device: torch.device) -> nn.Module:
     """Let the batch normalisations inside ``module`` use the batches of all processes.
 
-    Torch's ``SyncBatchNorm`` works on GPUs only; elsewhere its forward is replaced by one that needs
-    nothing but sums over the processes, which gloo has.
+    Torch's ``SyncBatchNorm`` works on GPUs only; elsewhere ours takes the same parameters and buffers.
     """
-    module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    if device.type != "cuda":
-        for child in module.modules():
-            if isinstance(child, nn.SyncBatchNorm):
-                child.__class__ = GlooSyncBatchNorm
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for child in module.modules():
+        if isinstance(child, _BatchNorm):
+            child.__class__ = GlooSyncBatchNorm
     return module
 
 
-class GlooSyncBatchNorm(nn.SyncBatchNorm):
-    """Synchronised batch normalisation of (B, C, ...) on any device."""
+class GlooSyncBatchNorm(_BatchNorm):
+    """Batch normalisation of (B, C, ...) in training mode, over the batches of all processes.
+
+    It needs nothing but sums over the processes, which gloo offers on CPUs.
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """As a single process would compute it with the whole batch."""
-        if not self.training:
-            return super().forward(input)
+        """As a single process computes it with the whole batch."""
         x = to_float32(input)
         dims = [dim for dim in range(x.ndim) if dim != 1]
         channels = (1, -1, *[1] * (x.ndim - 2))

@@ -96,8 +96,7 @@ def _read_table(path: Path) -> DataFrame:
         if path.suffix.lower() == ".parquet":
             table = pandas.read_parquet(path)
             return table if list(table.index.names) == [None] else table.reset_index()
-        # Converters keep names such as "NA" and "007" as they are.
-        table = pandas.read_csv(path, converters={"file": str, "path": str})
+        table = pandas.read_csv(path, dtype={"file": str, "path": str})
     except ImportError as error:
         raise missing_extra("pyarrow", "parquet", "a table in .parquet") from error
     except (OSError, ValueError) as error:
@@ -120,7 +119,7 @@ def _keys_and_features(table: DataFrame, path: Path) -> tuple[list[tuple[str, in
         numbers = features.to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{path} has a start or a feature that is no number: {error}") from error
-    return list(zip(table[name].astype(str), starts_ms)), numbers
+    return list(zip(map(str, table[name]), starts_ms)), numbers
 
 
 def _milliseconds(starts: Series) -> list[int]:

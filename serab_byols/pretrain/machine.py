@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,13 +89,11 @@ def create_fabric(machine: Machine) -> Fabric:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's advice, which is for the authors of a training; its errors raise all the same."""
+    """Silence Lightning's messages to the authors of a training; its errors raise all the same."""
     logger = logging.getLogger("lightning.fabric")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning.*")
-            yield
+        yield
     finally:
         logger.setLevel(level)

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from serab_byols.atomic_write import replaced_whole
 from serab_byols.checkpoint import load_model, save_checkpoint, weights_sha256
-from serab_byols.encoders import Encoder, create_encoder
+from serab_byols.encoders import create_encoder
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import create_frontend
 from serab_byols.model import ByolsModel
@@ -101,29 +101,40 @@ def pretrain(
             raise InvalidInputError(f"{source} would be overwritten: give another output")
     fabric = create_fabric(machine)
     bad_files: list[tuple[str, str]] = []
-    sources = _load_sources(inputs, teacher, init, features, bad_files)
-    config = _complete(config, sources, epochs)
-    identity = sources.identity(config)
+    clips = find_clips(inputs, lambda *bad: bad_files.append(bad))
+    models = _Models(load_model(teacher) if teacher else None, load_model(init) if init else None)
+    config = _complete(config, clips, models.init, epochs)
+    targets = load_features(features, clips, lambda *bad: bad_files.append(bad)) if features else None
+    identity = _identity(config, clips, models, targets)
     resumes = outputs.training.exists() and not restart
     saved = read_training(outputs.training, identity) if resumes else None
 
     # Of several processes, Lightning starts the others with the same command, and they come this far too.
     fabric.launch()
     is_main = fabric.is_global_zero
-    report = on_message if is_main else _ignore
+    report = on_message if is_main else lambda _: None
 
     def on_error(name: str, reason: str) -> None:
         bad_files.append((name, reason))
         report(f"left out: {reason}")
 
-    crops = Crops(sources.clips, config.n_samples, config.batch_size, config.seed)
-    reader = CropReader(crops, int(machine.cache_gb * 1e9 / max(machine.devices, 1)), on_error)
+    crops = Crops(clips, config.n_samples, config.batch_size, config.seed)
+    cache_bytes = int(machine.cache_gb * 1e9 * machine.n_nodes / fabric.world_size)
+    reader = CropReader(crops, cache_bytes, on_error)
     network = PretrainNetwork(
-        config, crops.n_per_epoch, sources.features, _encoder(sources.teacher), _encoder(sources.init)
+        config,
+        crops.n_per_epoch,
+        features=targets,
+        teacher=models.teacher.encoder if models.teacher else None,
+        init=models.init.encoder if models.init else None,
     )
     for _, reason in bad_files:
         report(f"left out: {reason}")
-    report(_description(config, crops))
+    report(
+        f"{len(clips)} clips, {_hours(clips):.2f} h, {crops.n_per_epoch} crops of {config.crop_s:g} s per "
+        f"epoch; {config.steps} steps of {config.batch_size} are "
+        f"{config.steps * config.batch_size / crops.n_per_epoch:.1f} epochs"
+    )
     if saved is not None:
         report(f"resumed at step {saved['step']} of {config.steps}")
     elif is_main:
@@ -132,7 +143,8 @@ def pretrain(
         plot_first_views(config, reader, Path(views))
     step, interrupted = train(fabric, network, reader, machine, outputs, identity, saved, report)
     if is_main:
-        _write_weights(network, outputs.weights, sources.facts(config, step))
+        facts = _facts(config, clips, models, step) | {"features": Path(features).name if features else None}
+        _write_weights(network, outputs.weights, facts)
         if outputs.log.exists():
             with replaced_whole(outputs.loss_plot) as scratch:
                 plot_loss(outputs.log, scratch)
@@ -140,115 +152,71 @@ def pretrain(
     return Result(outputs.weights, config.encoder, step, config.steps, interrupted, bad_files, is_main)
 
 
-@dataclass(frozen=True)
-class _Sources:
-    """What a training learns from and begins with."""
+class _Models(NamedTuple):
+    """Checkpoints that a training uses."""
 
-    clips: list[Clip]
     teacher: ByolsModel | None
     init: ByolsModel | None
-    features: Features | None
-    features_name: str | None
-
-    def identity(self, config: PretrainConfig) -> dict[str, Any]:
-        """What must be the same when a training is resumed."""
-        return {
-            "config": asdict(config),
-            "corpus": fingerprint(self.clips),
-            "teacher": weights_sha256(self.teacher.encoder) if self.teacher else None,
-            "init": weights_sha256(self.init.encoder) if self.init else None,
-            "features": self.features.identity if self.features else None,
-        }
-
-    def facts(self, config: PretrainConfig, step: int) -> dict[str, Any]:
-        """What a person who finds the weights would ask."""
-        return {
-            "method": " and ".join(_methods(config)),
-            "recipe": asdict(config),
-            "steps": step,
-            "crops": step * config.batch_size,
-            "corpus": {
-                "clips": len(self.clips),
-                "hours": round(_hours(self.clips), 3),
-                "sha256": fingerprint(self.clips),
-            },
-            "teacher": self.teacher.source if self.teacher else None,
-            "init": self.init.source if self.init else None,
-            "init_facts": self.init.training_facts if self.init else None,
-            "features": self.features_name,
-            "command": " ".join(sys.argv[1:]) if Path(sys.argv[0]).stem == "serab-byols" else None,
-        }
-
-
-def _load_sources(
-    inputs: Sequence[str],
-    teacher: str | Path | None,
-    init: str | Path | None,
-    features: str | None,
-    bad_files: list[tuple[str, str]],
-) -> _Sources:
-    def on_error(name: str, reason: str) -> None:
-        bad_files.append((name, reason))
-
-    clips = find_clips(inputs, on_error)
-    return _Sources(
-        clips,
-        load_model(teacher) if teacher else None,
-        load_model(init) if init else None,
-        load_features(features, clips, on_error) if features else None,
-        Path(features).name if features else None,
-    )
-
-
-def _complete(config: PretrainConfig, sources: _Sources, epochs: float | None) -> PretrainConfig:
-    """The config with what the initial weights and the length of the corpus decide."""
-    if sources.init is not None:
-        encoder, statistics = sources.init.encoder, config.statistics or sources.init.statistics
-        config = replace(
-            config,
-            encoder=encoder.name,
-            encoder_config=encoder.config,
-            statistics=None if statistics is None else (statistics[0], statistics[1]),
-        )
-    if epochs is not None:
-        if not 0 < epochs < float("inf"):
-            raise InvalidInputError(f"epochs must be a positive number, got {epochs}")
-        crops = Crops(sources.clips, config.n_samples, config.batch_size, config.seed)
-        config = replace(config, steps=max(1, round(epochs * crops.steps_per_epoch)))
-    return config
 
 
 def _is_same_file(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
 
-def _encoder(model: ByolsModel | None) -> Encoder | None:
-    return None if model is None else model.encoder
+def _complete(
+    config: PretrainConfig, clips: list[Clip], init: ByolsModel | None, epochs: float | None
+) -> PretrainConfig:
+    """The config with what the initial weights and the length of the corpus decide."""
+    if init is not None:
+        config = replace(
+            config,
+            encoder=init.encoder.name,
+            encoder_config=init.encoder.config,
+            statistics=config.statistics or init.statistics,
+        )
+    if epochs is not None:
+        if not 0 < epochs < float("inf"):
+            raise InvalidInputError(f"epochs must be a positive number, got {epochs}")
+        crops = Crops(clips, config.n_samples, config.batch_size, config.seed)
+        config = replace(config, steps=max(1, round(epochs * crops.steps_per_epoch)))
+    return config
 
 
-def _ignore(_: str) -> None:
-    pass
+def _identity(
+    config: PretrainConfig, clips: list[Clip], models: _Models, targets: Features | None
+) -> dict[str, Any]:
+    """What must be the same when a training is resumed."""
+    hashes = {name: model and weights_sha256(model.encoder) for name, model in models._asdict().items()}
+    return {
+        "config": asdict(config),
+        "corpus": fingerprint(clips),
+        "features": targets.identity if targets else None,
+        **hashes,
+    }
 
 
-def _hours(clips: Sequence[Clip]) -> float:
-    return sum(clip.duration_s for clip in clips) / 3600
-
-
-def _description(config: PretrainConfig, crops: Crops) -> str:
-    return (
-        f"{len(crops.clips)} clips, {_hours(crops.clips):.2f} h, {crops.n_per_epoch} crops of "
-        f"{config.crop_s:g} s per epoch; {config.steps} steps of {config.batch_size} are "
-        f"{config.steps * config.batch_size / crops.n_per_epoch:.1f} epochs"
-    )
-
-
-def _methods(config: PretrainConfig) -> list[str]:
+def _facts(config: PretrainConfig, clips: list[Clip], models: _Models, step: int) -> dict[str, Any]:
+    """What a person who finds the weights would ask."""
     weights = {
         "BYOL-S": config.byol_weight,
         "prediction of features": config.hybrid_weight,
         "distillation": config.teacher_weight + config.teacher_time_step_weight,
     }
-    return [name for name, weight in weights.items() if weight]
+    return {
+        "method": " and ".join(name for name, weight in weights.items() if weight),
+        "recipe": asdict(config),
+        "steps": step,
+        "crops": step * config.batch_size,
+        "corpus": {"clips": len(clips), "hours": round(_hours(clips), 3), "sha256": fingerprint(clips)},
+        "teacher": models.teacher.source if models.teacher else None,
+        "init": models.init.source if models.init else None,
+        "init_facts": models.init.training_facts if models.init else None,
+        "command": " ".join(sys.argv[1:]) if Path(sys.argv[0]).stem == "serab-byols" else None,
+    }
+
+
+def _hours(clips: list[Clip]) -> float:
+    return sum(clip.duration_s for clip in clips) / 3600
 
 
 def _write_weights(network: PretrainNetwork, path: Path, facts: dict[str, Any]) -> None:

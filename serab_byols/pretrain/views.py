@@ -109,20 +109,41 @@ def random_equalizer(x: torch.Tensor, draws: Draws, gain: float) -> torch.Tensor
     return x + (gain * draws.normal(_EQUALIZER_COSINES) @ cosines)[:, :, None]
 
 
-class Augment(nn.Module):
-    """Normalised log-mels (B, 64, T) to ``n_views`` views of the same shape; keeps them for later mixing."""
+class Views(nn.Module):
+    """Waveforms to the inputs of the encoder: front end, running normalisation, augmentation, post-norm.
 
-    def __init__(self, config: PretrainConfig) -> None:
+    Everything is computed in float32, whatever the precision of the training.
+
+    Args:
+        config: which augmentations, and whether there are fixed statistics.
+        n_to_learn: crops after which the running statistics stay as they are.
+    """
+
+    def __init__(self, config: PretrainConfig, n_to_learn: int) -> None:
         super().__init__()
         self.config = config
+        self.frontend = create_frontend("torch")
+        self.norm = RunningNorm(n_to_learn, config.statistics)
         self.memory = MixupMemory(config.mixup_memory, config.n_columns)
 
     @torch.no_grad()
-    def forward(self, x: torch.Tensor, draws: Draws) -> list[torch.Tensor]:
-        """Every view mixes with crops of earlier steps only, never with the crop itself."""
-        views = [self._view(x, draws) for _ in range(self.config.n_views)]
+    def forward(self, waveforms: torch.Tensor, draws: Draws) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Of waveforms (b, n_samples): ``n_views`` views (b, 1, 64, T), normalised log-mels (b, 64, T)."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            if self.config.silence_probability:
+                waveforms = silence_ends(waveforms, draws, self.config.silence_probability)
+            log_mel = self.norm(self.frontend(waveforms))
+            views = self.augment(log_mel, draws)
+            if self.config.post_norm:
+                views = standardize_together(views)
+        return [view[:, None] for view in views], log_mel
+
+    @torch.no_grad()
+    def augment(self, log_mel: torch.Tensor, draws: Draws) -> list[torch.Tensor]:
+        """``n_views`` views, mixed with crops of earlier steps only, of normalised log-mels (b, 64, T)."""
+        views = [self._view(log_mel, draws) for _ in range(self.config.n_views)]
         if self.config.mixup_ratio:
-            self.memory.add(x)
+            self.memory.add(log_mel)
         return views
 
     def _view(self, x: torch.Tensor, draws: Draws) -> torch.Tensor:
@@ -141,36 +162,6 @@ class Augment(nn.Module):
         if c.equalizer_gain:
             x = random_equalizer(x, draws, c.equalizer_gain)
         return x
-
-
-class Views(nn.Module):
-    """Waveforms to the inputs of the encoder: front end, running normalisation, augmentation, post-norm.
-
-    Everything is computed in float32, whatever the precision of the training.
-
-    Args:
-        config: which augmentations, and whether there are fixed statistics.
-        n_to_learn: crops after which the running statistics stay as they are.
-    """
-
-    def __init__(self, config: PretrainConfig, n_to_learn: int) -> None:
-        super().__init__()
-        self.config = config
-        self.frontend = create_frontend("torch")
-        self.norm = RunningNorm(n_to_learn, config.statistics)
-        self.augment = Augment(config)
-
-    @torch.no_grad()
-    def forward(self, waveforms: torch.Tensor, draws: Draws) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Of waveforms (b, n_samples): ``n_views`` views (b, 1, 64, T), normalised log-mels (b, 64, T)."""
-        with torch.autocast(waveforms.device.type, enabled=False):
-            if self.config.silence_probability:
-                waveforms = silence_ends(waveforms, draws, self.config.silence_probability)
-            log_mel = self.norm(self.frontend(waveforms))
-            views = self.augment(log_mel, draws)
-            if self.config.post_norm:
-                views = standardize_together(views)
-        return [view[:, None] for view in views], log_mel
 
 
 def silence_ends(waveforms: torch.Tensor, draws: Draws, probability: float) -> torch.Tensor:
