@@ -1,4 +1,4 @@
-"""A pretraining as a user runs it: files in, weights out; stopped, killed and resumed; refused with a reason."""
+"""A pretraining as a user runs it: files in, weights out; stopped and resumed; refused with a reason."""
 
 import csv
 import os
@@ -124,7 +124,7 @@ def test_it_begins_with_the_weights_of_init(finished, folder, weights, tmp_path,
     before = weights.read_bytes()
     for source, more, message in (
         (other, [], "init: not the same"),
-        (weights, [], "would be overwritten"),
+        (weights, [], "is also an input"),
         (finished, ["--size", "4"], "decided by the weights of --init"),
     ):
         capsys.readouterr()

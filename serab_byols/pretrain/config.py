@@ -124,7 +124,7 @@ class PretrainConfig:
             )
         if not any(getattr(self, name) for name in _WEIGHTS):
             raise InvalidInputError(f"nothing to learn: all of {', '.join(_WEIGHTS)} are 0")
-        min_columns = ENCODERS[self.encoder].min_frames
+        min_columns = ENCODERS[self.encoder].min_columns
         if self.n_samples <= MIN_SAMPLES or self.n_columns < min_columns:
             raise InvalidInputError(
                 f"crop_s={self.crop_s:g} is too short for the encoder {self.encoder!r}, which needs "

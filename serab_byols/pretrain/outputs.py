@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from serab_byols.atomic_write import replaced_whole
+from serab_byols.corpus.tables import write_error_table
 from serab_byols.errors import InvalidInputError
 
 
@@ -36,11 +36,4 @@ def write_errors(path: Path, bad_files: list[tuple[str, str]], is_resumed: bool)
         with path.open(newline="", encoding="utf-8") as file:
             earlier = [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2]
         bad_files = list(dict.fromkeys([*earlier[1:], *bad_files]))
-    if not bad_files:
-        path.unlink(missing_ok=True)
-        return
-    with (
-        replaced_whole(path) as scratch,
-        scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        csv.writer(file).writerows([("file", "error"), *bad_files])
+    write_error_table(path, bad_files)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serab_byols.atomic_write import replaced_whole
+from serab_byols.atomic_write import atomic_write, check_not_an_input
 from serab_byols.checkpoint import load_model, save_checkpoint, weights_sha256
 from serab_byols.encoders import create_encoder
 from serab_byols.errors import InvalidInputError
@@ -96,12 +96,13 @@ def pretrain(
         DivergedError: the loss became infinite or NaN.
     """
     config, machine, outputs = config or PretrainConfig(), machine or Machine(), Outputs(Path(output))
-    for source in (init, teacher):
-        if source and _is_same_file(Path(source), outputs.weights):
-            raise InvalidInputError(f"{source} would be overwritten: give another output")
     fabric = create_fabric(machine)
     bad_files: list[tuple[str, str]] = []
     clips = find_clips(inputs, lambda *bad: bad_files.append(bad))
+    read = [*inputs, *(clip.segment.path for clip in clips), teacher, init, features]
+    check_not_an_input(
+        [*vars(outputs).values(), Path(views) if views else None], [path for path in read if path]
+    )
     models = _Models(load_model(teacher) if teacher else None, load_model(init) if init else None)
     config = _complete(config, clips, models.init, epochs)
     targets = load_features(features, clips, lambda *bad: bad_files.append(bad)) if features else None
@@ -146,7 +147,7 @@ def pretrain(
         facts = _facts(config, clips, models, step) | {"features": Path(features).name if features else None}
         _write_weights(network, outputs.weights, facts)
         if outputs.log.exists():
-            with replaced_whole(outputs.loss_plot) as scratch:
+            with atomic_write(outputs.loss_plot) as scratch:
                 plot_loss(outputs.log, scratch)
         write_errors(outputs.errors, bad_files, is_resumed=saved is not None)
     return Result(outputs.weights, config.encoder, step, config.steps, interrupted, bad_files, is_main)
@@ -157,10 +158,6 @@ class _Models(NamedTuple):
 
     teacher: ByolsModel | None
     init: ByolsModel | None
-
-
-def _is_same_file(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _complete(

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from serab_byols.atomic_write import replaced_whole
+from serab_byols.atomic_write import atomic_write
 from serab_byols.errors import CheckpointError
 
 
 def save_training(path: Path, state: dict[str, Any]) -> None:
     """Write ``state``, which holds ``step`` and ``identity`` besides what :func:`read_training` returns."""
-    with replaced_whole(path) as scratch:
+    with atomic_write(path) as scratch:
         torch.save(state, scratch)
 
 

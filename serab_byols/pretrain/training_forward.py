@@ -28,7 +28,7 @@ CACHED_CLIPS = 16
 
 def embed_with_steps(encoder: Encoder, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Of (B, 1, 64, T): the embedding (B, D) and, where it pools such, features per time step (B, T', D)."""
-    steps = _audiontt_steps(encoder, x) if type(encoder) is AudioNTT else encoder.frame_features(x)
+    steps = _audiontt_steps(encoder, x) if type(encoder) is AudioNTT else encoder.step_features(x)
     return (encoder(x), None) if steps is None else (mean_max(steps), steps)
 
 

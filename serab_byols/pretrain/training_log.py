@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from serab_byols.atomic_write import replaced_whole
+from serab_byols.atomic_write import atomic_write
 
 
 def append_row(path: Path, row: Mapping[str, object]) -> None:
@@ -28,5 +28,5 @@ def keep_rows_before(path: Path, step: int) -> None:
     if not rows:
         path.unlink()
         return
-    with replaced_whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
