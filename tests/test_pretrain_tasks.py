@@ -145,28 +145,20 @@ def test_a_scale_is_the_standard_deviation_of_all_it_was_shown():
     torch.testing.assert_close(learned, expected, atol=1e-5, rtol=1e-4)
 
 
-WITH_TEACHER = PretrainConfig(byol_weight=0, teacher_weight=1, teacher_time_step_weight=1)
-
-
-def test_a_student_that_equals_its_teacher_has_no_loss():
-    teacher, x = encoder_of().eval(), torch.randn(8, 1, 64, 32)
-    losses = Distillation(teacher, encoder_of(), WITH_TEACHER).losses(x, *embed_with_steps(teacher, x))
+def test_a_student_is_compared_with_its_teacher():
+    """Equal, it has no loss; constant, about one; of another width, it has a layer of its own."""
+    config = PretrainConfig(byol_weight=0, teacher_weight=1, teacher_time_step_weight=1)
+    teacher, x = encoder_of().eval(), torch.randn(64, 1, 64, 32)
+    embedding, steps = embed_with_steps(teacher, x)
+    losses = Distillation(teacher, encoder_of(), config).losses(x, embedding, steps)
     assert set(losses) == {"teacher", "teacher_time_steps"}
     assert all(loss.item() < 1e-8 for loss in losses.values())
-
-
-def test_a_constant_student_has_a_loss_of_about_one():
-    teacher, x = encoder_of().eval(), torch.randn(64, 1, 64, 32)
-    embedding = teacher(x)
     constant = embedding.mean(0).expand_as(embedding)
-    loss = Distillation(teacher, encoder_of(), WITH_TEACHER).losses(x, constant, None)["teacher"]
+    loss = Distillation(teacher, encoder_of(), config).losses(x, constant, None)["teacher"]
     varies = embedding.std(0) > 1e-4  # of random weights, some numbers are always zero
     assert loss.item() == pytest.approx(varies.float().mean().item(), rel=0.01)
-
-
-def test_a_student_of_another_width_learns_through_a_layer_of_its_own():
-    teacher, student, x = encoder_of().eval(), create_encoder("default", d=5), torch.randn(8, 1, 64, 32)
-    distillation = Distillation(teacher, student, WITH_TEACHER)
+    student = create_encoder("default", d=5)
+    distillation = Distillation(teacher, student, config)
     losses = distillation.losses(x, *embed_with_steps(student, x))
     assert set(losses) == {"teacher"}
     losses["teacher"].backward()

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from serab_byols.pretrain.config import PretrainConfig
 from serab_byols.pretrain.distributed import Share
-from serab_byols.pretrain.resize import bicubic_matrix
 from serab_byols.pretrain.running_norm import RunningNorm, standardize_together
 from serab_byols.pretrain.views import (
     Draws,
@@ -45,26 +44,16 @@ class FixedDraws:
         return numbers
 
 
-@pytest.mark.parametrize(
-    ("start", "length", "n_in", "n_out"),
-    [(0, 64, 64, 64), (3, 40, 64, 64), (10, 1, 30, 8), (5, 139, 144, 96)],
-)
-def test_a_resizing_matrix_equals_bicubic_interpolation_of_the_part(start, length, n_in, n_out):
-    x = random(5, n_in)
-    part = x[None, None, :, start : start + length]
-    expected = F.interpolate(part, size=(5, n_out), mode="bicubic", align_corners=True)[0, 0]
-    matrix = bicubic_matrix(torch.tensor([start]), torch.tensor([length]), n_in, n_out)[0]
-    torch.testing.assert_close(x @ matrix.T, expected, atol=5e-5, rtol=0)
-
-
-def test_every_clip_of_a_batch_is_resized_from_its_own_part():
-    x = random(2, 64, 40)
-    config = PretrainConfig(crop_scale=(0.6, 1.5), crop_virtual_time=1.5)
-    scale = torch.tensor([[0.2, 0.3], [0.9, 0.95]])  # of (0.6, 1.5): 50 x 34 and 64 (limited) x 58
-    corner = torch.tensor([[0.5, 0.9], [0.99, 0.1]])
+def test_every_clip_is_resized_from_its_own_part_of_the_canvas():
+    """As by bicubic interpolation of that part, be it one point or the whole."""
+    x = random(4, 64, 40)
+    config = PretrainConfig(crop_scale=(0.01, 1.5), crop_virtual_time=1.5)
+    scale = torch.tensor([[0.502, 0.567], [0.99, 0.966], [0.0, 0.0], [0.99, 0.99]])
+    corner = torch.tensor([[0.5, 0.9], [0.99, 0.1], [0.5, 0.5], [0.2, 0.2]])
     resized = random_resize_crop(x, FixedDraws(scale, corner), config)
     canvas = F.pad(x, (10, 10))
-    for clip, (height, width, top, left) in enumerate([(49, 34, 8, 24), (64, 58, 0, 0)]):
+    parts = [(48, 34, 8, 24), (64, 57, 0, 0), (1, 1, 32, 30), (64, 59, 0, 0)]
+    for clip, (height, width, top, left) in enumerate(parts):
         part = canvas[clip, top : top + height, left : left + width]
         expected = F.interpolate(part[None, None], size=(64, 40), mode="bicubic", align_corners=True)[0, 0]
         torch.testing.assert_close(resized[clip], expected, atol=5e-5, rtol=0)
