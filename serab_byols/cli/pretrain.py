@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from serab_byols.cli.options import (
     EXIT_BAD_FILES,
@@ -18,9 +23,9 @@ from serab_byols.cli.options import (
 )
 from serab_byols.encoders import ENCODERS
 from serab_byols.errors import InvalidInputError
-from serab_byols.pretrain.config import SCHEDULES, PretrainConfig
-
-_DEFAULTS = PretrainConfig()
+from serab_byols.pretrain import Machine, PretrainConfig, pretrain
+from serab_byols.pretrain.config import SCHEDULES
+from serab_byols.pretrain.machine import PRECISIONS, STRATEGIES
 
 
 def add_parser(commands: Commands) -> None:
@@ -31,7 +36,7 @@ def add_parser(commands: Commands) -> None:
         "Beside OUT.safetensors come OUT.training.ckpt, to resume from, OUT.log.csv and OUT.loss.png.",
         epilog="Exit status: 0 when all went well, 1 when some files could not be read (they are listed "
         "on stderr and in OUT.errors.csv), 2 when nothing could be started, 130 when interrupted (what "
-        "was learnt so far is saved).",
+        "was learned so far is saved).",
     )
     parser.add_argument(
         "inputs",
@@ -41,22 +46,21 @@ def add_parser(commands: Commands) -> None:
         "given several times is drawn from as often",
     )
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="OUT.safetensors")
-    _add_network(parser)
-    _add_course(parser)
-    _add_views(parser)
-    _add_tasks(parser)
-    _add_machine(parser)
+    _add_network(parser.add_argument_group("network"))
+    _add_optimisation(parser.add_argument_group("optimisation"))
+    _add_views(parser.add_argument_group("views"))
+    _add_tasks(parser.add_argument_group("what to learn from"))
+    _add_machine(parser.add_argument_group("machine"))
     parser.set_defaults(run=_pretrain, error_status=EXIT_USAGE)
 
 
-def _add_network(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("network")
-    group.add_argument("--encoder", choices=list(ENCODERS), help=f"default: {_DEFAULTS.encoder}")
-    group.add_argument("-d", "--size", type=int, dest="d", help="width of the encoder 'default' (2048)")
+def _add_network(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--encoder", choices=list(ENCODERS), help=f"default: {PretrainConfig.encoder}")
+    group.add_argument("-d", "--size", type=int, help="embedding size of the encoder 'default' (2048)")
     group.add_argument(
-        "--encoder-config", type=_json, metavar="JSON", help="further arguments of the encoder"
+        "--encoder-config", type=_json, metavar="JSON", help="other arguments of the encoder, a JSON object"
     )
-    group.add_argument("--dropout", type=float, help="of the encoder (default: its own)")
+    _add_fields(group, PretrainConfig, "dropout", type=float)
     group.add_argument(
         "--init",
         metavar="CKPT",
@@ -64,53 +68,27 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_course(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("course")
-    _number(group, "steps", "optimiser steps in all")
-    group.add_argument("--epochs", type=float, help="instead of --steps")
-    _number(group, "batch-size", "crops a step, over all processes")
-    _number(group, "crop-s", "length of a crop in seconds")
-    _number(group, "seed", "decides everything that is random")
-    _number(group, "lr", "peak learning rate of AdamW")
-    _number(group, "beta2", "of AdamW")
-    group.add_argument(
-        "--lr-schedule", choices=SCHEDULES, default=_DEFAULTS.lr_schedule, help="default: %(default)s"
-    )
-    _number(group, "warmup-steps", "of linear growth of the learning rate")
-    _number(group, "weight-decay", "of AdamW")
-    _number(group, "ema-decay", "of the target network")
-    group.add_argument(
-        "--ema-schedule", choices=SCHEDULES, default=_DEFAULTS.ema_schedule, help="default: %(default)s"
-    )
+def _add_optimisation(group: argparse._ArgumentGroup) -> None:
+    _add_fields(group, PretrainConfig, "steps", "batch_size", "crop_s", "seed", "lr", "beta2")
+    _add_fields(group, PretrainConfig, "lr_schedule", choices=SCHEDULES)
+    _add_fields(group, PretrainConfig, "warmup_steps", "weight_decay", "ema_decay")
+    _add_fields(group, PretrainConfig, "ema_schedule", choices=SCHEDULES)
+    group.add_argument("--epochs", type=float, help="passes through the corpus, instead of --steps")
 
 
-def _add_views(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("views")
-    _number(group, "mixup-ratio", "largest share of an earlier crop; 0: none")
-    _number(group, "mixup-memory", "how many earlier crops there are to mix with")
+def _add_views(group: argparse._ArgumentGroup) -> None:
+    _add_fields(group, PretrainConfig, "mixup_ratio", "mixup_memory")
+    _add_fields(group, PretrainConfig, "crop_scale", type=_pair, metavar="LOW,HIGH")
+    _add_fields(group, PretrainConfig, "crop_virtual_time", "fader_gain", "equalizer_gain")
+    _add_fields(group, PretrainConfig, "view_probability", "silence_probability")
     group.add_argument(
-        "--crop-scale",
-        type=_pair,
-        default=_DEFAULTS.crop_scale,
-        metavar="LOW,HIGH",
-        help="height and width of the random resize crop, relative to the input (default: 0.6,1.5)",
+        "--no-post-norm", action="store_false", dest="post_norm", help="leave out the post-normalisation"
     )
-    _number(group, "crop-virtual-time", "width of the canvas the crop is taken from, relative to the input")
-    _number(group, "fader-gain", "random linear fader of BYOL-A v2, in standard deviations; 0: none")
-    _number(group, "equalizer-gain", "random curve over the mel bands, in standard deviations; 0: none")
-    _number(group, "view-probability", "share of the views that mixup and resize crop are applied to")
-    _number(group, "silence-probability", "share of the crops that begin or end in digital silence")
-    group.add_argument(
-        "--no-post-norm", action="store_false", dest="post_norm", help="leave out the post-norm"
-    )
-    group.add_argument(
-        "--statistics", type=mean_std, metavar="MEAN,STD", help="of the log-mel (default: learnt in passing)"
-    )
+    _add_fields(group, PretrainConfig, "statistics", type=mean_std, metavar="MEAN,STD")
     group.add_argument("--views", type=Path, metavar="PNG", help="draw some of the first views")
 
 
-def _add_tasks(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what to learn from")
+def _add_tasks(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--byol-weight", type=float, help="of BYOL's loss (default: 1, with a teacher 0)")
     group.add_argument(
         "--hybrid",
@@ -125,41 +103,41 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--teacher-weight", type=float, help="of that loss (default: 1)")
     group.add_argument(
-        "--teacher-frame-weight", type=float, help="of matching features before pooling (default: 1)"
+        "--teacher-time-step-weight",
+        type=float,
+        help="of matching the features per time step, before pooling (default: 1)",
     )
 
 
-def _add_machine(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("machine")
-    group.add_argument("--accelerator", default="cpu", help="cpu, gpu, mps or auto (default: %(default)s)")
-    group.add_argument("--devices", type=int, default=1, help="processes a machine (default: %(default)s)")
-    group.add_argument("--nodes", type=int, default=1, help="machines (default: %(default)s)")
-    group.add_argument("--strategy", default="auto", help="as Lightning names it (default: %(default)s)")
-    group.add_argument(
-        "--precision",
-        choices=("32-true", "bf16-mixed", "16-mixed"),
-        default="32-true",
-        help="default: %(default)s",
-    )
+def _add_machine(group: argparse._ArgumentGroup) -> None:
+    _add_fields(group, Machine, "accelerator", "devices")
+    group.add_argument("--nodes", type=int, default=1, dest="n_nodes", help="machines (default: %(default)s)")
+    _add_fields(group, Machine, "strategy", choices=STRATEGIES)
+    _add_fields(group, Machine, "precision", choices=PRECISIONS)
     group.add_argument("--threads", type=int, help="of each process (default: torch's)")
+    _add_fields(group, Machine, "cache_gb", "checkpoint_steps")
     group.add_argument(
-        "--cache-gb", type=float, default=4.0, help="decoded audio kept in memory (default: %(default)g)"
+        "--minutes",
+        type=float,
+        default=Machine.max_minutes,
+        dest="max_minutes",
+        help="stop after this time, to be resumed",
     )
-    group.add_argument(
-        "--checkpoint-steps", type=int, default=500, help="how often to save (default: %(default)s)"
-    )
-    group.add_argument(
-        "--minutes", type=float, default=float("inf"), help="stop after so long, to be resumed"
-    )
-    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    group.add_argument("--quiet", action="store_false", dest="bar", help="no progress bar")
     group.add_argument("--restart", action="store_true", help="begin anew even if OUT.training.ckpt is there")
 
 
-def _number(group: Any, option: str, what: str) -> None:
-    default = getattr(_DEFAULTS, option.replace("-", "_"))
-    group.add_argument(
-        f"--{option}", type=type(default), default=default, help=f"{what} (default: %(default)g)"
-    )
+def _add_fields(group: argparse._ArgumentGroup, owner: type, *names: str, **options: Any) -> None:
+    """Options for fields of a dataclass, with its defaults and what its docstring says of them."""
+    said = dict(re.findall(r"^    (\w+): (.*(?:\n     .*)*)", inspect.getdoc(owner) or "", re.MULTILINE))
+    for name in names:
+        default = getattr(owner, name)
+        shown = f"{default:g}" if isinstance(default, float) else str(default).strip("()").replace(" ", "")
+        what = " ".join(said.get(name, "").replace("``", "").split()).rstrip(".")
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            **{"type": type(default), "default": default, "help": f"{what} (default: {shown})"} | options,
+        )
 
 
 def _pair(text: str) -> tuple[float, float]:
@@ -180,66 +158,52 @@ def _json(text: str) -> dict[str, Any]:
     return value
 
 
+def _values(options: argparse.Namespace, owner: type) -> dict[str, Any]:
+    return {field.name: getattr(options, field.name) for field in fields(owner)}
+
+
 def _config(options: argparse.Namespace) -> PretrainConfig:
-    chosen = {name: getattr(options, name) for name in _DEFAULTS.as_dict() if hasattr(options, name)}
-    if options.init and any(v is not None for v in (options.encoder, options.d, options.encoder_config)):
+    values = _values(options, PretrainConfig)
+    if options.init and any(v is not None for v in (options.encoder, options.size, options.encoder_config)):
         raise InvalidInputError("--encoder, --size and --encoder-config are decided by the weights of --init")
-    chosen["encoder"] = options.encoder or _DEFAULTS.encoder
-    chosen["encoder_config"] = options.encoder_config or {}
-    if options.d is not None:
-        if chosen["encoder"] != "default":
+    values["encoder"] = options.encoder or PretrainConfig.encoder
+    values["encoder_config"] = options.encoder_config or {}
+    if options.size is not None:
+        if values["encoder"] != "default":
             raise InvalidInputError(
                 f"--size is the width of the encoder 'default', not of {options.encoder!r}"
             )
-        chosen["encoder_config"] = {**chosen["encoder_config"], "d": options.d}
-    given = {
-        "hybrid_weight": options.hybrid,
-        "teacher_weight": options.teacher,
-        "teacher_frame_weight": options.teacher,
-    }
-    for name, source in given.items():
-        if source is None and chosen[name]:
-            raise InvalidInputError(f"--{name.replace('_', '-')} needs --{name.split('_')[0]}")
-        if chosen[name] is None:
-            chosen[name] = 0.0 if source is None else 1.0
-    if chosen["byol_weight"] is None:
-        chosen["byol_weight"] = 0.0 if options.teacher else 1.0
-    return PretrainConfig(**chosen)
+        values["encoder_config"] = {**values["encoder_config"], "d": options.size}
+    for name in ("hybrid_weight", "teacher_weight", "teacher_time_step_weight"):
+        source = name.split("_")[0]
+        is_given = getattr(options, source) is not None
+        if values[name] and not is_given:
+            raise InvalidInputError(f"--{name.replace('_', '-')} needs --{source}")
+        if values[name] is None:
+            values[name] = float(is_given)
+    if values["byol_weight"] is None:
+        values["byol_weight"] = 0.0 if options.teacher else 1.0
+    return PretrainConfig(**values)
 
 
 def _pretrain(options: argparse.Namespace) -> int:
-    import torch
-
-    from serab_byols.pretrain import Machine, pretrain
-
     config = _config(options)
-    if options.threads is not None and options.threads < 1:
-        raise InvalidInputError(f"--threads must be at least 1, got {options.threads}")
     if options.threads is not None:
+        if options.threads < 1:
+            raise InvalidInputError(f"--threads must be at least 1, got {options.threads}")
         torch.set_num_threads(options.threads)
-    machine = Machine(
-        accelerator=options.accelerator,
-        devices=options.devices,
-        n_nodes=options.nodes,
-        strategy=options.strategy,
-        precision=options.precision,
-        cache_gb=options.cache_gb,
-        checkpoint_steps=options.checkpoint_steps,
-        max_minutes=options.minutes,
-        bar=not options.quiet,
-    )
     result = pretrain(
         options.inputs,
         options.output,
         config,
-        machine=machine,
+        machine=Machine(**_values(options, Machine)),
         teacher=options.teacher,
-        start=options.init,
+        init=options.init,
         features=options.hybrid,
         views=options.views,
-        restart=options.restart,
         epochs=options.epochs,
-        say=say,
+        restart=options.restart,
+        on_message=say,
     )
     if not result.is_main:
         return EXIT_OK

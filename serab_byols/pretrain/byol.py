@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from serab_byols.pretrain.distributed import full
+from serab_byols.pretrain.distributed import to_float32
 
 HIDDEN_SIZE = 4096
 PROJECTION_SIZE = 256
@@ -29,10 +29,10 @@ class Head(nn.Module):
 
 
 class Byol(nn.Module):
-    """Projector, predictor, and the target network: a slow copy of encoder and projector.
+    """Projector, predictor, and the target network: a moving average of encoder and projector.
 
-    The target stays in training mode, gets no gradient, and follows the parameters alone: buffers,
-    such as the statistics of its batch normalisations, are its own.
+    The target stays in training mode and gets no gradient. Parameters alone are averaged; buffers, such
+    as the running statistics of its batch normalisations, are its own.
     """
 
     def __init__(self, encoder: nn.Module, embedding_size: int) -> None:
@@ -47,7 +47,7 @@ class Byol(nn.Module):
 
         Args:
             online: the online encoder's embeddings (B, D) of both views.
-            views: what the encoders took, (B, 1, 64, T) each.
+            views: the encoders' inputs, (B, 1, 64, T) each.
         """
         with torch.no_grad():
             targets = [self.target_projector(self.target_encoder(view)) for view in views]
@@ -55,7 +55,7 @@ class Byol(nn.Module):
         return (distance(predictions[0], targets[1]) + distance(predictions[1], targets[0])).mean()
 
     @torch.no_grad()
-    def follow(self, encoder: nn.Module, decay: float) -> None:
+    def update_target(self, encoder: nn.Module, decay: float) -> None:
         """Target <- decay * target + (1 - decay) * online, for every parameter."""
         target = chain(self.target_encoder.parameters(), self.target_projector.parameters())
         online = chain(encoder.parameters(), self.projector.parameters())
@@ -65,12 +65,12 @@ class Byol(nn.Module):
 
 def distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Squared distance of the directions (B, n): 2 - 2 cos, as (B,)."""
-    return 2 - 2 * F.cosine_similarity(full(prediction), full(target), dim=-1)
+    return 2 - 2 * F.cosine_similarity(to_float32(prediction), to_float32(target), dim=-1)
 
 
 @torch.no_grad()
 def relative_spread(embeddings: torch.Tensor) -> torch.Tensor:
-    """How far embeddings (B, D) are from their mean, relative to their length: 0 if all are one."""
-    embeddings = full(embeddings)
+    """RMS distance of embeddings (B, D) from their mean, relative to their RMS length; 0 if all are equal."""
+    embeddings = to_float32(embeddings)
     spread = (embeddings - embeddings.mean(0)).square().sum(1).mean()
     return (spread / embeddings.square().sum(1).mean().clamp_min(1e-12)).sqrt()

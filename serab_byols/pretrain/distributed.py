@@ -1,8 +1,4 @@
-"""What processes of one training share: sums, batches, and batch normalisation.
-
-torch's own synchronised batch normalisation works on GPUs only; this one works wherever the
-processes can exchange tensors, on CPUs through gloo too.
-"""
+"""What the processes of one training share: batches, sums and batch normalisation."""
 
 from __future__ import annotations
 
@@ -13,15 +9,17 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from serab_byols.errors import InvalidInputError
+
 
 @dataclass(frozen=True)
 class Share:
-    """The rows of the whole batch that are this process's.
+    """The rows of the whole batch that belong to one process.
 
     Attributes:
-        rank: of this process.
+        rank: of the process, from 0.
         n_processes: that train together.
-        n_own: rows of a process.
+        n_own: rows of each process.
     """
 
     rank: int
@@ -35,27 +33,34 @@ class Share:
 
     @property
     def rows(self) -> slice:
-        """This process's among all."""
+        """Those of this process among all."""
         return slice(self.rank * self.n_own, (self.rank + 1) * self.n_own)
 
 
+def own_share(batch_size: int) -> Share:
+    """This process's share of a batch.
+
+    Raises:
+        InvalidInputError: the batch cannot be divided evenly.
+    """
+    n = n_processes()
+    if batch_size % n:
+        raise InvalidInputError(f"batch_size={batch_size} cannot be divided by {n} processes")
+    return Share(dist.get_rank() if n > 1 else 0, n, batch_size // n)
+
+
 def n_processes() -> int:
-    """That train together; 1 outside of a distributed training."""
+    """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def rank() -> int:
-    """Of this process, from 0."""
-    return dist.get_rank() if n_processes() > 1 else 0
-
-
-def full(x: torch.Tensor) -> torch.Tensor:
-    """``x`` in float32, or in more if it has more: statistics and losses need it in mixed precision."""
+def to_float32(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in float32, or float64 if it is: statistics and losses need it in mixed precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum, whose gradient is the sum of the processes' gradients."""
+class _AllReduce(torch.autograd.Function):
+    """Sum over the processes; its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor) -> torch.Tensor:
@@ -65,23 +70,16 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: torch.Tensor) -> torch.Tensor:
-        gradient = gradients[0].clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
-def summed(x: torch.Tensor) -> torch.Tensor:
-    """``x`` added over all processes, differentiably."""
-    return _SumOverProcesses.apply(x) if n_processes() > 1 else x
+        return _AllReduce.apply(gradients[0])
 
 
 def averaged(x: torch.Tensor) -> torch.Tensor:
     """``x`` averaged over all processes, differentiably."""
-    return summed(x) / n_processes()
+    return _AllReduce.apply(x) / n_processes() if n_processes() > 1 else x
 
 
 def gather(x: torch.Tensor) -> torch.Tensor:
-    """Every process's (b, ...) in order of rank, as (n_processes * b, ...); no gradient."""
+    """The (b, ...) of all processes in order of rank, as (n_processes * b, ...); no gradient."""
     if n_processes() == 1:
         return x
     parts = [torch.empty_like(x) for _ in range(n_processes())]
@@ -89,30 +87,41 @@ def gather(x: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-class SynchronizedBatchNorm(_BatchNorm):
-    """Batch normalisation of (B, C, ...) over the batches of all processes; keys as in torch's."""
+def synchronize_batch_norms(module: nn.Module, device: torch.device) -> nn.Module:
+    """Let the batch normalisations inside ``module`` use the batches of all processes.
 
-    def _check_input_dim(self, input: torch.Tensor) -> None:
-        pass
+    Torch's ``SyncBatchNorm`` works on GPUs only; elsewhere ours takes the same parameters and buffers.
+    """
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for child in module.modules():
+        if isinstance(child, _BatchNorm):
+            child.__class__ = GlooSyncBatchNorm
+    return module
+
+
+class GlooSyncBatchNorm(_BatchNorm):
+    """Batch normalisation of (B, C, ...) in training mode, over the batches of all processes.
+
+    It needs nothing but sums over the processes, which gloo offers on CPUs.
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """As torch's own in a single process, in eval mode, or without running statistics."""
-        if not self.training or n_processes() == 1:
-            return super().forward(input)
-        x = full(input)
+        """As a single process computes it with the whole batch."""
+        x = to_float32(input)
         dims = [dim for dim in range(x.ndim) if dim != 1]
-        n = x.numel() // x.shape[1] * n_processes()
+        channels = (1, -1, *[1] * (x.ndim - 2))
         mean = averaged(x.mean(dims))
-        centred = x - _along_channels(mean, x)
+        centred = x - mean.view(channels)
         var = averaged(centred.square().mean(dims))
-        track(self, mean, var, n)
-        y = centred * _along_channels((var + self.eps).rsqrt() * self.weight, x)
-        return (y + _along_channels(self.bias, x)).to(input.dtype)
+        update_running_statistics(self, mean, var, x.numel() // x.shape[1] * n_processes())
+        y = centred * ((var + self.eps).rsqrt() * self.weight).view(channels)
+        return (y + self.bias.view(channels)).to(input.dtype)
 
 
 @torch.no_grad()
-def track(norm: _BatchNorm, mean: torch.Tensor, var: torch.Tensor, n: int) -> None:
-    """Move a batch normalisation's running statistics towards a batch's: biased ``var`` of ``n`` values."""
+def update_running_statistics(norm: _BatchNorm, mean: torch.Tensor, var: torch.Tensor, n: int) -> None:
+    """Move a batch normalisation's running statistics towards those of ``n`` values; ``var`` is biased."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
@@ -120,22 +129,3 @@ def track(norm: _BatchNorm, mean: torch.Tensor, var: torch.Tensor, n: int) -> No
     norm.num_batches_tracked += 1
     norm.running_mean.lerp_(mean, norm.momentum)
     norm.running_var.lerp_(var * n / (n - 1), norm.momentum)
-
-
-def _along_channels(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return values.view(1, -1, *[1] * (like.ndim - 2))
-
-
-def synchronized(module: nn.Module) -> nn.Module:
-    """Replace every batch normalisation inside ``module``, which is returned, by a synchronised one."""
-    for name, child in module.named_children():
-        if isinstance(child, _BatchNorm):
-            twin = SynchronizedBatchNorm(child.num_features, child.eps, child.momentum)
-            # The very tensors, which are frozen where the child's were, and where they were.
-            twin.weight, twin.bias = child.weight, child.bias
-            twin.running_mean, twin.running_var = child.running_mean, child.running_var
-            twin.num_batches_tracked = child.num_batches_tracked
-            setattr(module, name, twin.train(child.training))
-        else:
-            synchronized(child)
-    return module

@@ -1,30 +1,36 @@
-"""Where and how a training runs, and Lightning's trainer for it."""
+"""Where and how a training runs, and Lightning Fabric for it."""
 
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.strategies import DDPStrategy
+from serab_byols.errors import InvalidInputError, missing_extra
 
-from serab_byols.errors import InvalidInputError
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+STRATEGIES = ("auto", "ddp")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a training runs; none of it is part of what is learnt.
+    """Where a training runs; none of it changes what is learned.
 
     Attributes:
-        accelerator, devices, n_nodes, strategy, precision: as Lightning's Trainer takes them.
+        accelerator: ``"cpu"``, ``"gpu"``, ``"mps"`` or ``"auto"``.
+        devices: processes per machine; -1: one for each GPU.
+        n_nodes: machines.
+        strategy: ``"ddp"``, or ``"auto"``: DDP if there are several processes.
+        precision: ``"32-true"``, ``"bf16-mixed"`` or, on GPUs, ``"16-mixed"``.
         cache_gb: decoded audio kept in memory, in 10^9 bytes over all processes of a machine.
-        checkpoint_steps: how often all that is needed to resume is saved.
-        max_minutes: stop after so long, to be resumed.
-        bar: whether to draw a progress bar where stderr is a terminal.
+        checkpoint_steps: steps between two training checkpoints.
+        max_minutes: stop after this time, to be resumed.
+        bar: whether to show a progress bar where stderr is a terminal.
     """
 
     accelerator: str = "cpu"
@@ -43,40 +49,39 @@ class Machine:
         for name, least in (("n_nodes", 1), ("checkpoint_steps", 1), ("cache_gb", 0), ("max_minutes", 0)):
             if not getattr(self, name) >= least:
                 raise InvalidInputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if any(way in self.strategy for way in ("fork", "spawn", "notebook")):
-            raise InvalidInputError(
-                f"strategy {self.strategy!r} starts processes from within this one, which would not see what "
-                "they learnt; use 'ddp'"
-            )
+        for name, choices in (("strategy", STRATEGIES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise InvalidInputError(
+                    f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(choices)}"
+                )
         if self.accelerator == "cpu" and self.precision == "16-mixed":
             raise InvalidInputError("precision 16-mixed is for GPUs; on a CPU use bf16-mixed")
 
 
-def make_trainer(machine: Machine, n_steps: int, callbacks: list[Callback]) -> Trainer:
-    """A trainer of so many steps.
+def create_fabric(machine: Machine) -> Fabric:
+    """Lightning Fabric for a machine, not launched yet.
 
     Raises:
         InvalidInputError: Lightning does not know such a machine, or this is not one.
+        MissingExtraError: Lightning is not installed.
     """
-    strategy: str | DDPStrategy = machine.strategy
-    if strategy == "ddp" or (strategy == "auto" and (machine.devices != 1 or machine.n_nodes > 1)):
-        # Buffers are the same in all processes as it is; the memory of mixup is large.
-        strategy = DDPStrategy(broadcast_buffers=False)
     try:
-        return Trainer(
+        from lightning.fabric import Fabric
+        from lightning.fabric.strategies.ddp import DDPStrategy
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "lightning":
+            raise
+        raise missing_extra("lightning", "pretrain", "pretraining") from error
+    several = machine.strategy == "ddp" or machine.devices != 1 or machine.n_nodes > 1
+    try:
+        return Fabric(
             accelerator=machine.accelerator,
             devices=machine.devices,
             num_nodes=machine.n_nodes,
-            strategy=strategy,
+            # Buffers are equal in all processes anyway, and the mixup memory is large.
+            strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
             precision=machine.precision,  # type: ignore[arg-type]
-            max_steps=n_steps,
-            max_epochs=-1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            callbacks=callbacks,
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"Lightning cannot run this here: {error}") from error
@@ -84,15 +89,11 @@ def make_trainer(machine: Machine, n_steps: int, callbacks: list[Callback]) -> T
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning's advice is for people who wrote the loop; problems raise all the same."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Silence Lightning's messages to the authors of a training; its errors raise all the same."""
+    logger = logging.getLogger("lightning.fabric")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning.*")
-            yield
+        yield
     finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
+        logger.setLevel(level)

@@ -1,7 +1,7 @@
 """Bicubic resizing of a different part of every spectrogram of a batch at once.
 
-Resizing is linear and works on rows and columns apart, so it is a product with two small matrices.
-Matrices can differ from clip to clip, which a call of ``interpolate`` cannot.
+Resizing is linear and separable, so it is a product with two small matrices, which may differ from
+clip to clip; ``interpolate`` takes one size for all.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ _A = -0.75
 def bicubic_matrix(starts: torch.Tensor, lengths: torch.Tensor, n_in: int, n_out: int) -> torch.Tensor:
     """Matrices (B, n_out, n_in) that resize ``lengths`` points from ``starts`` on to ``n_out`` points.
 
-    The first and the last point of either side fall together (aligned corners); beyond the ends of
-    the part, its end points are repeated.
+    Corners are aligned: the first and the last point keep their values. Beyond the ends of the part,
+    its end points are repeated.
 
     Args:
         starts: int64 (B,), first point of the part.
         lengths: int64 (B,), at least 1 and at most ``n_in`` less the start.
-        n_in: how many points there are.
-        n_out: how many points the part becomes, at least 2.
+        n_in: points of the input.
+        n_out: points of the output, at least 2.
     """
-    # One rounding only, of a quotient of integers: the last point lies on the last point.
+    # One rounding only, of a quotient of integers, so that the last point falls on the last point.
     position = torch.arange(n_out, device=starts.device) * (lengths - 1)[:, None] / (n_out - 1)
     before = position.floor()
     t = position - before

@@ -1,7 +1,7 @@
 """Views of a batch of log-mels (arXiv 2103.06695, section III; 2204.07402 for the fader).
 
-Everything is drawn on the CPU for the whole batch of all processes, and a process takes its rows:
-the views of a crop depend on the seed and the step alone, not on the number of processes.
+All random numbers are drawn on the CPU for the whole batch of all processes, and a process takes its
+rows: the views of a crop depend on the seed and the step alone, not on the number of processes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from serab_byols.frontend import N_MELS, create_frontend
 from serab_byols.pretrain.config import PretrainConfig
 from serab_byols.pretrain.distributed import Share, gather
 from serab_byols.pretrain.resize import bicubic_matrix
-from serab_byols.pretrain.statistics import RunningNorm, standardized_together
+from serab_byols.pretrain.running_norm import Counting, RunningNorm, standardize_together
 
 EPS = torch.finfo(torch.float32).eps
 _EQUALIZER_COSINES = 4
 
 
 class Draws:
-    """Random numbers for the whole batch, of which a process takes its share."""
+    """Random numbers for the whole batch of a step, of which a process takes its rows."""
 
     def __init__(self, seed: int, step: int, share: Share, device: torch.device) -> None:
         self._generator = torch.Generator().manual_seed(_mixed(seed, step))
@@ -42,32 +42,30 @@ class Draws:
 
 
 def _mixed(seed: int, step: int) -> int:
-    """One number of two, so that neighbouring seeds share no step's draws."""
+    """One seed from two numbers, so that neighbouring seeds share no step's draws."""
     return (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03) % (1 << 63)
 
 
-class MixupMemory(nn.Module):
-    """The latest crops, first in, first out, the same in every process and kept in checkpoints."""
+class MixupMemory(Counting):
+    """The latest crops, first in, first out; equal in all processes and saved in training checkpoints."""
 
     crops: torch.Tensor
-    n_seen: torch.Tensor
 
-    def __init__(self, size: int, n_frames: int) -> None:
+    def __init__(self, size: int, n_columns: int) -> None:
         super().__init__()
-        self.register_buffer("crops", torch.zeros(size, N_MELS, n_frames))
-        self.register_buffer("n_seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("crops", torch.zeros(size, N_MELS, n_columns))
 
     def choose(self, u: torch.Tensor) -> torch.Tensor | None:
         """A crop for each of ``u`` (b,) in [0, 1), as (b, 64, T); None while there are none."""
-        n_held = min(int(self.n_seen), len(self.crops))
+        n_held = min(self.n_seen, len(self.crops))
         if not n_held:
             return None
         return self.crops[(u * n_held).long().clamp_max(n_held - 1)]
 
     def add(self, x: torch.Tensor) -> None:
-        """Take in every process's crops (b, 64, T)."""
+        """Add every process's crops (b, 64, T)."""
         x = gather(x)[-len(self.crops) :]
-        rows = (int(self.n_seen) + torch.arange(len(x), device=x.device)) % len(self.crops)
+        rows = (self.n_seen + torch.arange(len(x), device=x.device)) % len(self.crops)
         self.crops[rows] = x
         self.n_seen += len(x)
 
@@ -78,23 +76,23 @@ def log_mixup_exp(x: torch.Tensor, other: torch.Tensor, share: torch.Tensor) -> 
 
 
 def random_resize_crop(x: torch.Tensor, draws: Draws, config: PretrainConfig) -> torch.Tensor:
-    """A random part of (B, 64, T), stretched to its size (B, 64, T).
+    """A random part of (B, 64, T), resized to (B, 64, T).
 
-    The part may reach past the ends in time, where a canvas of zeros (the mean) surrounds the input.
+    The part may reach past the ends in time: the input lies on a wider canvas of zeros, the mean.
     """
-    _, n_mels, n_frames = x.shape
-    n_columns = int(config.crop_virtual_time * n_frames)
-    before = (n_columns - n_frames) // 2
-    canvas = nn.functional.pad(x, (before, n_columns - n_frames - before))
+    _, n_mels, n_columns = x.shape
+    canvas_columns = int(config.crop_virtual_time * n_columns)
+    before = (canvas_columns - n_columns) // 2
+    canvas = nn.functional.pad(x, (before, canvas_columns - n_columns - before))
     low, high = config.crop_scale
     scale = low + (high - low) * draws.uniform(2)
     height = (scale[:, 0] * n_mels).long().clamp(1, n_mels)
-    width = (scale[:, 1] * n_frames).long().clamp(1, n_columns)
+    width = (scale[:, 1] * n_columns).long().clamp(1, canvas_columns)
     corner = draws.uniform(2)
     top = (corner[:, 0] * (n_mels - height + 1)).long().minimum(n_mels - height)
-    left = (corner[:, 1] * (n_columns - width + 1)).long().minimum(n_columns - width)
+    left = (corner[:, 1] * (canvas_columns - width + 1)).long().minimum(canvas_columns - width)
     rows = bicubic_matrix(top, height, n_mels, n_mels)
-    columns = bicubic_matrix(left, width, n_columns, n_frames)
+    columns = bicubic_matrix(left, width, canvas_columns, n_columns)
     return rows @ canvas @ columns.transpose(1, 2)
 
 
@@ -105,30 +103,51 @@ def random_linear_fader(x: torch.Tensor, draws: Draws, gain: float) -> torch.Ten
 
 
 def random_equalizer(x: torch.Tensor, draws: Draws, gain: float) -> torch.Tensor:
-    """Add a smooth curve over the mel bands: other microphones, rooms and levels."""
+    """Add a smooth curve over the mel bands, as other microphones, rooms and levels would."""
     mel = torch.linspace(0, 1, x.shape[1], device=x.device)
     cosines = torch.stack([torch.cos(math.pi * k * mel) for k in range(_EQUALIZER_COSINES)])
     return x + (gain * draws.normal(_EQUALIZER_COSINES) @ cosines)[:, :, None]
 
 
-class Augment(nn.Module):
-    """Normalised log-mels (B, 64, T) to ``n_views`` views of the same shape; remembers them."""
+class Views(nn.Module):
+    """Waveforms to the inputs of the encoder: front end, running normalisation, augmentation, post-norm.
 
-    def __init__(self, config: PretrainConfig) -> None:
+    Everything is computed in float32, whatever the precision of the training.
+
+    Args:
+        config: which augmentations, and whether there are fixed statistics.
+        n_to_learn: crops after which the running statistics stay as they are.
+    """
+
+    def __init__(self, config: PretrainConfig, n_to_learn: int) -> None:
         super().__init__()
         self.config = config
-        self.memory = MixupMemory(config.mixup_memory, config.n_frames)
+        self.frontend = create_frontend("torch")
+        self.norm = RunningNorm(n_to_learn, config.statistics)
+        self.memory = MixupMemory(config.mixup_memory, config.n_columns)
 
     @torch.no_grad()
-    def forward(self, x: torch.Tensor, draws: Draws) -> list[torch.Tensor]:
-        """Every view mixes with crops of earlier steps only, never with the crop itself."""
-        views = [self._view(x, draws) for _ in range(self.config.n_views)]
+    def forward(self, waveforms: torch.Tensor, draws: Draws) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Of waveforms (b, n_samples): ``n_views`` views (b, 1, 64, T), normalised log-mels (b, 64, T)."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            if self.config.silence_probability:
+                waveforms = silence_ends(waveforms, draws, self.config.silence_probability)
+            log_mel = self.norm(self.frontend(waveforms))
+            views = self.augment(log_mel, draws)
+            if self.config.post_norm:
+                views = standardize_together(views)
+        return [view[:, None] for view in views], log_mel
+
+    @torch.no_grad()
+    def augment(self, log_mel: torch.Tensor, draws: Draws) -> list[torch.Tensor]:
+        """``n_views`` views, mixed with crops of earlier steps only, of normalised log-mels (b, 64, T)."""
+        views = [self._view(log_mel, draws) for _ in range(self.config.n_views)]
         if self.config.mixup_ratio:
-            self.memory.add(x)
+            self.memory.add(log_mel)
         return views
 
     def _view(self, x: torch.Tensor, draws: Draws) -> torch.Tensor:
-        # What is drawn does not depend on what is there to mix with, nor on what is chosen.
+        # The same numbers are drawn whatever the memory holds and whichever augmentations apply.
         c = self.config
         if c.mixup_ratio:
             share, which, whether = draws.uniform(1, 1), draws.uniform(), draws.uniform(1, 1)
@@ -143,45 +162,6 @@ class Augment(nn.Module):
         if c.equalizer_gain:
             x = random_equalizer(x, draws, c.equalizer_gain)
         return x
-
-
-class Views(nn.Module):
-    """Waveforms (b, n_samples) to what the encoder sees: ``n_views`` of (b, 1, 64, T).
-
-    Front end, running normalisation, augmentation, post-normalisation; in float32 whatever the
-    precision of the training is.
-
-    Args:
-        config: which augmentations, and whether there are fixed statistics.
-        n_to_learn: crops until the running statistics stay as they are.
-    """
-
-    def __init__(self, config: PretrainConfig, n_to_learn: int) -> None:
-        super().__init__()
-        self.config = config
-        self.frontend = create_frontend("torch")
-        self.norm = RunningNorm(n_to_learn, config.fixed_statistics)
-        self.augment = Augment(config)
-
-    def forward(self, waveforms: torch.Tensor, draws: Draws) -> list[torch.Tensor]:
-        return self.of(self.log_mel(waveforms, draws), draws)
-
-    @torch.no_grad()
-    def log_mel(self, waveforms: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Normalised log-mels (b, 64, T), which the running statistics take in."""
-        with torch.autocast(waveforms.device.type, enabled=False):
-            if self.config.silence_probability:
-                waveforms = silence_ends(waveforms, draws, self.config.silence_probability)
-            return self.norm(self.frontend(waveforms))
-
-    @torch.no_grad()
-    def of(self, log_mel: torch.Tensor, draws: Draws) -> list[torch.Tensor]:
-        """Views of normalised log-mels, which the memory takes in."""
-        with torch.autocast(log_mel.device.type, enabled=False):
-            views = self.augment(log_mel, draws)
-            if self.config.post_norm:
-                views = standardized_together(views)
-        return [view[:, None] for view in views]
 
 
 def silence_ends(waveforms: torch.Tensor, draws: Draws, probability: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Means and standard deviations that are learnt in passing: of log-mels, and of what is to be predicted."""
+"""Means and standard deviations that are estimated online: of log-mels, and of prediction targets."""
 
 from __future__ import annotations
 
@@ -8,66 +8,78 @@ from torch import nn
 from serab_byols.normalization import STD_FLOOR, Statistics
 from serab_byols.pretrain.distributed import averaged, n_processes
 
-N_BATCHES_TO_LEARN = 100
-"""After so many the scale of numbers that are to be predicted is taken as known."""
+N_SCALE_BATCHES = 100
+"""After so many batches the scale of prediction targets stays as it is."""
 
 SMALLEST_SHARE = 0.1
-"""Of the mean scale: numbers that hardly ever vary must not count more than all others together."""
+"""Of the mean scale: numbers that hardly vary must not count more than all others together."""
 
 EPS = 1e-6
 
 
-class RunningNorm(nn.Module):
+class Counting(nn.Module):
+    """A module that counts what it has seen.
+
+    The count is part of the state dict, but a Python number: reading it does not wait for the device.
+    """
+
+    n_seen = 0
+
+    def get_extra_state(self) -> int:
+        return self.n_seen
+
+    def set_extra_state(self, state: int) -> None:
+        self.n_seen = state
+
+
+class RunningNorm(Counting):
     """Subtract the mean and divide by the standard deviation of the crops seen so far.
 
     Both are averages of per-crop numbers (parity with BYOL-S): the mean of the crops' means, and the
     root of the mean of their unbiased variances, over all crops of all processes, until
-    ``n_to_learn`` crops have been seen. What is learnt goes into the checkpoint and, at the end,
-    into the weights' file, where ``normalization="auto"`` finds it.
+    ``n_to_learn`` crops have been seen. They are saved in the training checkpoint and, at the end, in
+    the weights' file, where ``normalization="auto"`` finds them.
 
     Args:
-        n_to_learn: how many crops until the statistics stay as they are.
-        fixed: statistics to use instead, from the start.
+        n_to_learn: crops after which the statistics stay as they are.
+        fixed: mean and standard deviation to use instead, from the start.
     """
 
-    count: torch.Tensor
     mean: torch.Tensor
     var: torch.Tensor
 
-    def __init__(self, n_to_learn: int, fixed: Statistics | None = None) -> None:
+    def __init__(self, n_to_learn: int, fixed: tuple[float, float] | None = None) -> None:
         super().__init__()
         self.n_to_learn = 0 if fixed else n_to_learn
-        start = fixed or Statistics(0.0, 1.0)
-        # No float64 anywhere, which Apple's GPUs do not have. A share of the average is a batch's, not
-        # a crop's, so that it does not vanish beside float32's precision.
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("mean", torch.tensor(start.mean))
-        self.register_buffer("var", torch.tensor(start.std**2))
+        mean, std = fixed or (0.0, 1.0)
+        self.register_buffer("mean", torch.tensor(float(mean)))
+        self.register_buffer("var", torch.tensor(float(std) ** 2))
 
     @torch.no_grad()
     def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
-        """Take in log-mels (B, 64, T) and normalise them."""
-        if int(self.count) < self.n_to_learn:
+        """Update the statistics by log-mels (B, 64, T), and normalise these."""
+        if self.n_seen < self.n_to_learn:
             self._learn(log_mel)
-        mean, std = self.statistics
-        return (log_mel - mean) / std
+        return (log_mel - self.mean) / self.var.sqrt().clamp_min(STD_FLOOR)
 
     def _learn(self, log_mel: torch.Tensor) -> None:
         var, mean = torch.var_mean(log_mel, dim=(1, 2), correction=1)
         n_new = len(log_mel) * n_processes()
-        self.count += n_new
-        share = n_new / int(self.count)
+        self.n_seen += n_new
+        # Whole batches at a time: the share of one crop would vanish beside float32's precision, and
+        # Apple's GPUs have no float64.
+        share = n_new / self.n_seen
         self.mean.lerp_(averaged(mean.mean()), share)
         self.var.lerp_(averaged(var.mean()), share)
 
     @property
     def statistics(self) -> Statistics:
-        """What is in use now."""
+        """The current ones, as numbers."""
         return Statistics(float(self.mean), max(float(self.var) ** 0.5, STD_FLOOR))
 
 
 @torch.no_grad()
-def standardized_together(views: list[torch.Tensor]) -> list[torch.Tensor]:
+def standardize_together(views: list[torch.Tensor]) -> list[torch.Tensor]:
     """Views (B, 64, T) less one mean, by one unbiased std, of all their values in all processes."""
     values = torch.cat(views)
     n = values.numel() * n_processes()
@@ -77,33 +89,31 @@ def standardized_together(views: list[torch.Tensor]) -> list[torch.Tensor]:
     return [(view - mean) / std for view in views]
 
 
-class Scale(nn.Module):
-    """Standard deviation of every number (of a teacher's output, say), learnt from the first batches."""
+class RunningScale(Counting):
+    """Mean and standard deviation of each of ``size`` numbers, from the first batches."""
 
-    n_batches: torch.Tensor
     mean: torch.Tensor
     var: torch.Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.register_buffer("n_batches", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("var", torch.zeros(size))
 
     @torch.no_grad()
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Take in values (..., size) and return the scale (size,)."""
-        if int(self.n_batches) < N_BATCHES_TO_LEARN:
+        """Update the statistics by values (..., size), and return the standard deviations (size,)."""
+        if self.n_seen < N_SCALE_BATCHES:
             self._learn(values.reshape(-1, values.shape[-1]))
         std = self.var.sqrt()
-        return std.clamp_min(SMALLEST_SHARE * float(std.mean()) + EPS)
+        return std.clamp_min(SMALLEST_SHARE * std.mean() + EPS)
 
     def _learn(self, values: torch.Tensor) -> None:
         """Chan, Golub and LeVeque (1983): the difference of large squares would lose a small variance."""
         mean = averaged(values.mean(0))
         var = averaged((values - mean).square().mean(0))
-        self.n_batches += 1
-        share = 1 / int(self.n_batches)
+        self.n_seen += 1
+        share = 1 / self.n_seen
         delta = mean - self.mean
         self.mean += share * delta
         self.var.copy_((1 - share) * (self.var + share * delta.square()) + share * var)

@@ -1,0 +1,164 @@
+"""The training loop: build, resume, and for every step batch, losses, gradients, log and checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from serab_byols.errors import DivergedError
+from serab_byols.pretrain.byol import relative_spread
+from serab_byols.pretrain.crops import CropReader, crop_batches
+from serab_byols.pretrain.distributed import averaged, own_share, synchronize_batch_norms
+from serab_byols.pretrain.machine import Machine
+from serab_byols.pretrain.network import PretrainNetwork
+from serab_byols.pretrain.outputs import Outputs
+from serab_byols.pretrain.stop_signals import StopSignals
+from serab_byols.pretrain.training_checkpoint import save_training
+from serab_byols.pretrain.training_log import append_row, keep_rows_before
+from serab_byols.pretrain.views import Draws
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+COLLAPSED_SPREAD = 0.01
+"""Embeddings this close to one another, relative to their length, no longer tell clips apart."""
+
+_COLLAPSED_STEPS = 50
+
+
+def train(
+    fabric: Fabric,
+    network: PretrainNetwork,
+    reader: CropReader,
+    machine: Machine,
+    outputs: Outputs,
+    identity: dict[str, Any],
+    saved: dict[str, Any] | None,
+    on_message: Callable[[str], None],
+) -> tuple[int, bool]:
+    """Train until the last step, the time limit or a signal.
+
+    Args:
+        fabric: launched.
+        network: what is trained, in place.
+        reader: of the crops.
+        machine: how often to save, when to stop, whether to show a bar.
+        outputs: where the log and the training checkpoints are written.
+        identity: what must be the same when the training is resumed.
+        saved: the training checkpoint to resume from, if there is one.
+        on_message: called with warnings.
+
+    Returns:
+        The number of steps done in all, and whether a signal ended the training.
+
+    Raises:
+        DivergedError: the loss or the weights became infinite or NaN; the training checkpoint is from
+            before.
+    """
+    config, is_main = network.config, fabric.is_global_zero
+    end_s = time.monotonic() + machine.max_minutes * 60
+    share = own_share(config.batch_size)
+    if share.n_processes > 1:
+        synchronize_batch_norms(network, fabric.device)
+    # Not fabric.setup(), whose module casts its inputs in mixed precision: the front end needs float32.
+    model = fabric.strategy.setup_module(fabric.to_device(network))
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer: Any = fabric.setup_optimizers(
+        torch.optim.AdamW(learned, config.lr, (0.9, config.beta2), weight_decay=config.weight_decay)
+    )
+
+    done = 0
+    if saved is not None:
+        done = saved["step"]
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        if saved["precision"]:  # empty if it was saved in another precision
+            fabric.strategy.precision.load_state_dict(saved["precision"])
+    if is_main:
+        keep_rows_before(outputs.log, done)
+
+    n_collapsed = 0
+    with (
+        StopSignals() as signals,
+        closing(crop_batches(reader, share, done, config.steps)) as batches,
+        tqdm(
+            total=config.steps,
+            initial=done,
+            unit="step",
+            disable=None if machine.bar and is_main else True,
+        ) as bar,
+    ):
+        began_s = time.perf_counter()
+        for step, (waveforms, clips) in enumerate(batches, start=done):
+            draws = Draws(config.seed, step, share, fabric.device)
+            torch.manual_seed(config.seed + share.n_processes * step + share.rank)  # for dropout
+            with fabric.autocast():
+                losses, embedding = model(fabric.to_device(waveforms), fabric.to_device(clips), draws)
+            loss = torch.stack(list(losses.values())).sum()
+            if network.byol is not None:
+                # Between forward and backward pass, as BYOL-S did: the target is one step behind.
+                network.byol.update_target(network.encoder, config.ema_decay_at(step))
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr_at(step)
+            optimizer.zero_grad()
+            fabric.backward(loss)
+            optimizer.step()
+            done = step + 1
+
+            # All numbers at once: one exchange between the processes and one wait for the device per
+            # step. Clocks differ between processes, and not each gets the signal.
+            wants_stop = torch.tensor(float(signals.received or time.monotonic() > end_s))
+            numbers = [loss, *losses.values(), relative_spread(embedding), wants_stop.to(fabric.device)]
+            *values, stopping = averaged(torch.stack(numbers).detach()).tolist()
+            metrics = dict(zip(("loss", *losses, "spread"), values))
+
+            if is_main:
+                now_s = time.perf_counter()
+                append_row(
+                    outputs.log,
+                    {"step": step, **metrics, "lr": config.lr_at(step)}
+                    | {"crops_per_s": f"{config.batch_size / (now_s - began_s):.1f}"},
+                )
+                began_s = now_s
+            bar.update()
+            bar.set_postfix(loss=f"{metrics['loss']:.4f}", spread=f"{metrics['spread']:.3f}", refresh=False)
+            n_collapsed = n_collapsed + 1 if metrics["spread"] < COLLAPSED_SPREAD else 0
+            if n_collapsed == _COLLAPSED_STEPS:
+                on_message(_collapse_warning(done))
+            if not metrics["loss"] < float("inf"):
+                raise DivergedError(
+                    f"the loss became {metrics['loss']} at step {done}: try a lower learning rate"
+                )
+            if stopping or done == config.steps or done % machine.checkpoint_steps == 0:
+                _check_weights(network, done)
+                if is_main:
+                    state = {
+                        "step": done,
+                        "identity": identity,
+                        "network": network.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "precision": fabric.strategy.precision.state_dict(),
+                    }
+                    save_training(outputs.training, state)
+            if stopping:
+                break
+    return done, signals.received
+
+
+def _collapse_warning(step: int) -> str:
+    return (
+        f"warning: at step {step} the embeddings have collapsed: their spread has been below "
+        f"{COLLAPSED_SPREAD:g} of their length for {_COLLAPSED_STEPS} steps. Try a lower learning rate, "
+        "larger batches, or an EMA decay closer to 1"
+    )
+
+
+def _check_weights(network: PretrainNetwork, step: int) -> None:
+    """The loss was that of the weights before this step."""
+    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        raise DivergedError(f"the weights became infinite or NaN at step {step}: try a lower learning rate")

@@ -1,0 +1,53 @@
+"""Training checkpoints: all that a training needs to continue exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from serab_byols.atomic_write import atomic_write
+from serab_byols.errors import CheckpointError
+
+
+def save_training(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state``, which holds ``step`` and ``identity`` besides what :func:`read_training` returns."""
+    with atomic_write(path) as scratch:
+        torch.save(state, scratch)
+
+
+def read_training(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """The state that was saved, on the CPU.
+
+    Args:
+        path: where it was saved.
+        identity: what must not have changed since: ``config`` (a dict of options) and hashes.
+
+    Raises:
+        CheckpointError: a damaged file, or a training with another identity; the message names the
+            differences.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        differences = _differences(saved["identity"], identity)
+    except Exception as error:  # torch raises many kinds for a damaged archive
+        raise CheckpointError(
+            f"{path} is damaged and cannot be resumed from; --restart begins anew"
+        ) from error
+    if differences:
+        raise CheckpointError(
+            f"{path} was begun with other options: {'; '.join(differences)}. Give another output, the same "
+            "options to resume, or --restart to begin anew"
+        )
+    return saved
+
+
+def _differences(begun: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    options = [
+        f"{name} was {begun['config'].get(name)!r}, now {value!r}"
+        for name, value in now["config"].items()
+        if begun["config"].get(name) != value
+    ]
+    sources = [f"{name}: not the same" for name in now if name != "config" and begun.get(name) != now[name]]
+    return options + sources
