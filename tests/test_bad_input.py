@@ -342,3 +342,12 @@ def test_negative_variances_are_refused(tmp_path, model):
     torch.save(state, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="negative variances"):
         load_model(tmp_path / "a.pth")
+
+
+def test_loading_leaves_the_random_state_as_it_was(tmp_path):
+    torch.manual_seed(0)
+    save_checkpoint(create_model("clstm"), tmp_path / "a.safetensors")
+    before = torch.get_rng_state()
+    load_model(tmp_path / "a.safetensors")
+    load_model()
+    assert torch.equal(torch.get_rng_state(), before)

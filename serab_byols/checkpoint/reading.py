@@ -64,7 +64,8 @@ class Checkpoint:
         """
         # On "meta", sizes that a file claims take no memory before its shapes are seen to agree.
         # Encoders of fixed size are built directly: on "meta" some initialisers are slow.
-        with torch.device("meta") if self.config else nullcontext():
+        # The initial weights are replaced; drawing them must not change the caller's random state.
+        with torch.device("meta") if self.config else nullcontext(), torch.random.fork_rng([]):
             try:
                 encoder = create_encoder(self.encoder, **self.config)
             except InvalidInputError as error:

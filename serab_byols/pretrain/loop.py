@@ -20,7 +20,7 @@ from serab_byols.pretrain.outputs import Outputs
 from serab_byols.pretrain.stop_signals import StopSignals
 from serab_byols.pretrain.training_checkpoint import save_training
 from serab_byols.pretrain.training_log import append_row, keep_rows_before
-from serab_byols.pretrain.views import Draws
+from serab_byols.pretrain.views import Draws, mixed_seed
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -96,7 +96,7 @@ def train(
         began_s = time.perf_counter()
         for step, (waveforms, clips) in enumerate(batches, start=done):
             draws = Draws(config.seed, step, share, fabric.device)
-            torch.manual_seed(config.seed + share.n_processes * step + share.rank)  # for dropout
+            torch.manual_seed(mixed_seed(config.seed, share.n_processes * step + share.rank))  # for dropout
             with fabric.autocast():
                 losses, embedding = model(fabric.to_device(waveforms), fabric.to_device(clips), draws)
             loss = torch.stack(list(losses.values())).sum()

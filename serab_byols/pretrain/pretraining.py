@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from serab_byols.atomic_write import atomic_write, check_not_an_input
 from serab_byols.checkpoint import load_model, save_checkpoint, weights_sha256
 from serab_byols.encoders import create_encoder
@@ -142,7 +144,9 @@ def pretrain(
         outputs.training.unlink(missing_ok=True)  # of the training that this one replaces
     if views is not None and is_main:
         plot_first_views(config, reader, Path(views))
-    step, interrupted = train(fabric, network, reader, machine, outputs, identity, saved, report)
+    gpus = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):  # the caller's random state stays as it was
+        step, interrupted = train(fabric, network, reader, machine, outputs, identity, saved, report)
     if is_main:
         facts = _facts(config, clips, models, step) | {"features": Path(features).name if features else None}
         _write_weights(network, outputs.weights, facts)

@@ -32,12 +32,38 @@ class Counting(nn.Module):
         self.n_seen = state
 
 
-class RunningNorm(Counting):
+class RunningMoments(Counting):
+    """Mean and variance of ``size`` numbers, estimated online in batches."""
+
+    mean: torch.Tensor
+    var: torch.Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("var", torch.zeros(size))
+
+    def merge(self, values: torch.Tensor, n_new: int) -> None:
+        """Include a batch (n, size) that counts as ``n_new``, and those of the other processes.
+
+        Pairwise update of Chan, Golub and LeVeque (1983): the difference of large squares would lose a
+        small variance.
+        """
+        mean = averaged(values.mean(0))
+        var = averaged((values - mean).square().mean(0))
+        self.n_seen += n_new
+        share = n_new / self.n_seen
+        delta = mean - self.mean
+        self.mean += share * delta
+        self.var.copy_((1 - share) * (self.var + share * delta.square()) + share * var)
+
+
+class RunningNorm(RunningMoments):
     """Subtract the mean and divide by the standard deviation of the crops seen so far.
 
-    Both are averages of per-crop numbers (parity with BYOL-S): the mean of the crops' means, and the
-    root of the mean of their unbiased variances, over all crops of all processes, until
-    ``n_to_learn`` crops have been seen. They are saved in the training checkpoint and, at the end, in
+    Both are of all values of all crops in all processes, the variance between crops included, until
+    ``n_to_learn`` crops have been seen. (BYOL-S subtracts the mean known at the time from each crop, which
+    converges to the same.) They are saved in the training checkpoint and, at the end, in
     the weights' file, where ``normalization="auto"`` finds them.
 
     Args:
@@ -45,15 +71,12 @@ class RunningNorm(Counting):
         fixed: mean and standard deviation to use instead, from the start.
     """
 
-    mean: torch.Tensor
-    var: torch.Tensor
-
     def __init__(self, n_to_learn: int, fixed: tuple[float, float] | None = None) -> None:
-        super().__init__()
+        super().__init__(size=1)
         self.n_to_learn = 0 if fixed else n_to_learn
         mean, std = fixed or (0.0, 1.0)
-        self.register_buffer("mean", torch.tensor(float(mean)))
-        self.register_buffer("var", torch.tensor(float(std) ** 2))
+        self.mean.fill_(mean)
+        self.var.fill_(std**2)
 
     @torch.no_grad()
     def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
@@ -63,14 +86,9 @@ class RunningNorm(Counting):
         return (log_mel - self.mean) / self.var.sqrt().clamp_min(STD_FLOOR)
 
     def _learn(self, log_mel: torch.Tensor) -> None:
-        var, mean = torch.var_mean(log_mel, dim=(1, 2), correction=1)
-        n_new = len(log_mel) * n_processes()
-        self.n_seen += n_new
         # Whole batches at a time: the share of one crop would vanish beside float32's precision, and
         # Apple's GPUs have no float64.
-        share = n_new / self.n_seen
-        self.mean.lerp_(averaged(mean.mean()), share)
-        self.var.lerp_(averaged(var.mean()), share)
+        self.merge(log_mel.flatten()[:, None], len(log_mel) * n_processes())
 
     @property
     def statistics(self) -> Statistics:
@@ -89,31 +107,13 @@ def standardize_together(views: list[torch.Tensor]) -> list[torch.Tensor]:
     return [(view - mean) / std for view in views]
 
 
-class RunningScale(Counting):
+class RunningScale(RunningMoments):
     """Mean and standard deviation of each of ``size`` numbers, from the first batches."""
-
-    mean: torch.Tensor
-    var: torch.Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("var", torch.zeros(size))
 
     @torch.no_grad()
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Update the statistics by values (..., size), and return the standard deviations (size,)."""
         if self.n_seen < N_SCALE_BATCHES:
-            self._learn(values.reshape(-1, values.shape[-1]))
+            self.merge(values.reshape(-1, values.shape[-1]), n_new=1)
         std = self.var.sqrt()
         return std.clamp_min(SMALLEST_SHARE * std.mean() + EPS)
-
-    def _learn(self, values: torch.Tensor) -> None:
-        """Chan, Golub and LeVeque (1983): the difference of large squares would lose a small variance."""
-        mean = averaged(values.mean(0))
-        var = averaged((values - mean).square().mean(0))
-        self.n_seen += 1
-        share = 1 / self.n_seen
-        delta = mean - self.mean
-        self.mean += share * delta
-        self.var.copy_((1 - share) * (self.var + share * delta.square()) + share * var)

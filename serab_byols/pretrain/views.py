@@ -25,7 +25,7 @@ class Draws:
     """Random numbers for the whole batch of a step, of which a process takes its rows."""
 
     def __init__(self, seed: int, step: int, share: Share, device: torch.device) -> None:
-        self._generator = torch.Generator().manual_seed(_mixed(seed, step))
+        self._generator = torch.Generator().manual_seed(mixed_seed(seed, step))
         self._share = share
         self._device = device
 
@@ -41,7 +41,7 @@ class Draws:
         return drawn[self._share.rows].to(self._device)
 
 
-def _mixed(seed: int, step: int) -> int:
+def mixed_seed(seed: int, step: int) -> int:
     """One seed from two numbers, so that neighbouring seeds share no step's draws."""
     return (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03) % (1 << 63)
 
