@@ -6,7 +6,6 @@ import stat
 import sys
 
 import numpy as np
-import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -109,17 +108,6 @@ def test_rows_are_written_in_blocks_so_that_memory_is_bounded(tmp_path, monkeypa
     monkeypatch.setattr(tables, "_ROW_GROUP_BYTES", 2 * SIZE * 4)
     path = save(tmp_path / "out.parquet", scenes(4))
     assert pyarrow.parquet.ParquetFile(path).metadata.num_row_groups == 2
-
-
-def test_pandas_reads_a_parquet_table(tmp_path):
-    records = scenes()
-    table = pandas.read_parquet(save(tmp_path / "out.parquet", records))
-    assert list(table.columns) == ["file", "start", "end", "embedding"]
-    embeddings = np.stack(table["embedding"])
-    np.testing.assert_array_equal(embeddings, np.stack([record.embedding for record in records]))
-    assert embeddings.dtype == np.float32
-    last = table.groupby("file")["end"].max().to_dict()
-    assert last == {"a.wav": 0.75, "b.wav": 1.75, "söz, 音.wav": 1.25}
 
 
 # Whole or not at all
