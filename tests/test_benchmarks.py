@@ -1,24 +1,21 @@
-"""The benchmark runs; how fast anything is, it does not test."""
+"""The benchmark runs; it is not tested how fast anything is."""
 
 import json
-import os
-import subprocess
-import sys
+import runpy
 
+import pytest
 from parity_data import ROOT
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-def test_quick_run(tmp_path):
+
+def test_quick_run(tmp_path, monkeypatch, capsys):
     path = tmp_path / "bench.json"
-    options = ["--quick", "--only", "scenes,timestamps", "--encoders", "default512", "--repeats", "1"]
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "run.py"), *options, "--json", str(path)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # threads wait for each other on a busy machine
-    )
-    assert run.returncode == 0, run.stderr
-    assert "QUICK SIZES" in run.stdout
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    main = runpy.run_path(str(ROOT / "benchmarks" / "run.py"), run_name="benchmark")["main"]
+    options = "--quick --only scenes,timestamps --encoders default512 --repeats 1 --json"
+    main([*options.split(), str(path)])
+    assert "QUICK SIZES" in capsys.readouterr().out
     results = json.loads(path.read_text())
     assert {"cpu", "cores", "threads", "torch"} <= set(results["machine"])
     assert list(results["sections"]) == ["scenes", "timestamps"]

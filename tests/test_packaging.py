@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.message
 import email.parser
 import os
 import re
@@ -31,25 +30,29 @@ NOT_COPIED = shutil.ignore_patterns(
 
 
 class Built(NamedTuple):
-    tree: Path
     wheel: Path
+    files: dict[str, bytes]  # of the wheel
     sdist: Path
     wheel_of_sdist: Path
+    modules: set[str]  # of the tree, which is gone
+    checkpoints: dict[str, bytes]  # of the tree
+
+    def dist_info(self, name: str) -> str:
+        return self.files[f"serab_byols-{VERSION}.dist-info/{name}"].decode()
 
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
     """Standard output; what went wrong is in the error."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
-    offline = {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
-    result = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={**clean, **offline, **environment},
-        capture_output=True,
-        text=True,
-    )
+    command = tuple(map(str, command))
+    result = subprocess.run(command, cwd=cwd, env={**clean, **environment}, capture_output=True, text=True)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
+
+
+def files_of(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 @pytest.fixture(scope="module")
@@ -67,67 +70,33 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     (wheel,) = (tmp / "b").glob("*.whl")
     (wheel_of_sdist,) = (tmp / "a").glob("*.whl")
     (sdist,) = (tmp / "a").glob("*.tar.gz")
-    return Built(tree, wheel, sdist, wheel_of_sdist)
-
-
-@pytest.fixture(scope="module")
-def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and nothing else."""
-    target = tmp_path_factory.mktemp("installed")
-    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile")
-    run(*pip, "--target", target, built.wheel, cwd=target.parent)
-    return target
-
-
-@pytest.fixture(scope="module")
-def metadata(built: Built) -> email.message.Message:
-    with zipfile.ZipFile(built.wheel) as wheel:
-        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
-        return email.parser.BytesParser().parsebytes(wheel.read(name))
-
-
-def names(wheel: Path) -> list[str]:
-    with zipfile.ZipFile(wheel) as archive:
-        return sorted(archive.namelist())
-
-
-def modules(tree: Path) -> set[str]:
-    return {path.relative_to(tree).as_posix() for path in (tree / "serab_byols").rglob("*.py")}
+    modules = {path.relative_to(tree).as_posix() for path in (tree / "serab_byols").rglob("*.py")}
+    checkpoints = {path.name: path.read_bytes() for path in (tree / "checkpoints").glob("*.safetensors")}
+    shutil.rmtree(tree)
+    return Built(wheel, files_of(wheel), sdist, wheel_of_sdist, modules, checkpoints)
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
-    held = names(built.wheel)
-    assert {name.partition("/")[0] for name in held} == {
+    assert {name for name in built.files if name.endswith(".py")} == built.modules
+    assert {name.partition("/")[0] for name in built.files} == {
         "serab_byols",
         f"serab_byols-{VERSION}.dist-info",
     }
-    assert {name for name in held if name.endswith(".py")} == modules(built.tree)
-    assert "serab_byols/py.typed" in held
-    assert f"serab_byols-{VERSION}.dist-info/licenses/LICENSE" in held
+    assert "serab_byols/py.typed" in built.files
+    assert built.dist_info("licenses/LICENSE")
+    assert built.wheel.name == f"serab_byols-{VERSION}-py3-none-any.whl"  # for every platform
 
 
-def test_the_wheel_holds_every_checkpoint_whole(built: Built) -> None:
-    expected = {path.name: path.read_bytes() for path in (built.tree / "checkpoints").glob("*.safetensors")}
-    assert DEFAULT_CHECKPOINT in expected
-    with zipfile.ZipFile(built.wheel) as wheel:
-        held = {
-            Path(name).name: wheel.read(name)
-            for name in wheel.namelist()
-            if name.startswith("serab_byols/checkpoints/")
-        }
-    assert held == expected
-
-
-def test_the_wheel_is_for_every_platform(built: Built) -> None:
-    assert built.wheel.name == f"serab_byols-{VERSION}-py3-none-any.whl"
+def test_the_wheel_holds_every_checkpoint_unchanged(built: Built) -> None:
+    assert DEFAULT_CHECKPOINT in built.checkpoints
+    folder = "serab_byols/checkpoints/"
+    held = {Path(name).name: data for name, data in built.files.items() if name.startswith(folder)}
+    assert held == built.checkpoints
 
 
 def test_the_sdist_holds_what_the_wheel_is_built_from(built: Built) -> None:
     assert built.wheel_of_sdist.name == built.wheel.name
-    with zipfile.ZipFile(built.wheel) as one, zipfile.ZipFile(built.wheel_of_sdist) as other:
-        assert {info.filename: info.CRC for info in one.infolist()} == {
-            info.filename: info.CRC for info in other.infolist()
-        }
+    assert files_of(built.wheel_of_sdist) == built.files
     with tarfile.open(built.sdist) as sdist:
         held = {name.partition("/")[2] for name in sdist.getnames()}
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= held
@@ -136,26 +105,22 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(built: Built) -> None:
     assert not [name for name in held if name.endswith(".pyc") or name.startswith((".", "build/"))]
 
 
-def test_the_metadata(metadata: email.message.Message) -> None:
-    assert metadata["Name"] == "serab-byols"
-    assert metadata["Version"] == VERSION
-    assert metadata["Requires-Python"] == ">=3.10"
-    assert metadata["License-Expression"] == "MIT"
-    assert metadata["Description-Content-Type"] == "text/markdown"
-    assert {"parquet", "nnaudio", "torchaudio"} <= set(metadata.get_all("Provides-Extra"))
-
-
-def test_extras_stay_extra(metadata: email.message.Message) -> None:
+def test_the_metadata(built: Built) -> None:
+    metadata = email.parser.Parser().parsestr(built.dist_info("METADATA"))
+    expected = {
+        "Name": "serab-byols",
+        "Version": VERSION,
+        "Requires-Python": ">=3.10",
+        "License-Expression": "MIT",
+        "Description-Content-Type": "text/markdown",
+    }
+    assert {key: metadata[key] for key in expected} == expected
     requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
     core = {requirement.name for requirement in requirements if requirement.marker is None}
     assert core == {"einops", "numpy", "pooch", "safetensors", "soundfile", "soxr", "torch", "tqdm"}
     for extra, package in [("parquet", "pyarrow"), ("nnaudio", "nnAudio"), ("torchaudio", "torchaudio")]:
-        wanted = {
-            requirement.name
-            for requirement in requirements
-            if requirement.marker is not None and requirement.marker.evaluate({"extra": extra})
-        }
-        assert package in wanted
+        optional = [requirement for requirement in requirements if requirement.marker is not None]
+        assert package in {need.name for need in optional if need.marker.evaluate({"extra": extra})}
 
 
 CHECK = """
@@ -174,20 +139,18 @@ for name, module in sys.modules.items():
 """
 
 
-def test_the_installed_wheel_works_without_the_tree(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_works_without_the_tree(built: Built, tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
+    pip = "pip install --quiet --no-index --no-deps --no-compile --disable-pip-version-check"
+    run(sys.executable, "-m", *pip.split(), "--target", installed, built.wheel, cwd=tmp_path)
     files = run(sys.executable, "-c", CHECK, cwd=tmp_path, PYTHONPATH=str(installed)).splitlines()
     assert len(files) > 10
     assert all(Path(file).is_relative_to(installed) for file in files)
 
-
-def test_the_installed_commands(installed: Path, built: Built, tmp_path: Path) -> None:
-    with zipfile.ZipFile(built.wheel) as wheel:
-        entry_points = wheel.read(f"serab_byols-{VERSION}.dist-info/entry_points.txt").decode()
-    assert re.search("^serab-byols = serab_byols.cli:main$", entry_points, re.MULTILINE)
+    assert re.search(r"^serab-byols = serab_byols\.cli:main$", built.dist_info("entry_points.txt"), re.M)
     assert list((installed / "bin").glob("serab-byols*"))
     command = (sys.executable, "-m", "serab_byols", "--version")
-    told = run(*command, cwd=tmp_path, PYTHONPATH=str(installed))
-    assert told == f"serab-byols {VERSION}\n"
+    assert run(*command, cwd=tmp_path, PYTHONPATH=str(installed)) == f"serab-byols {VERSION}\n"
 
 
 def test_without_the_wheel_the_same_check_fails(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from parity_data import ROOT
 
 from serab_byols.cli import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # the trainings are tiny
+
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ELSEWHERE = ("make ", "hear-validator ", "python -m heareval")
 """Commands of other programs; the demo and the tests are those commands themselves."""
@@ -18,9 +20,15 @@ def blocks(page="README.md"):
     return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
-def test_code_blocks_run(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with the example clips."""
     shutil.copytree(ROOT / "examples" / "clips", tmp_path / "examples" / "clips")
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_code_blocks_run(folder, capsys):
     session = {}
     n_python = n_commands = 0
     for language, code in blocks():
@@ -40,18 +48,16 @@ def test_code_blocks_run(tmp_path, monkeypatch, capsys):
     assert session["embeddings"].shape == (2, 41, 512)
     assert session["frames"].embedding.shape == (63, 512)
     assert session["features"].shape == (5, 512)
-    assert (tmp_path / "frames.npz").is_file()
+    assert (folder / "frames.npz").is_file()
     assert "AudioNTT" in capsys.readouterr().out
 
 
-def test_the_pretraining_page_runs(tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "examples" / "clips", tmp_path / "examples" / "clips")
-    monkeypatch.chdir(tmp_path)
+def test_the_pretraining_page_runs(folder):
     (code,) = [code for language, code in blocks("docs/pretraining.md") if language == "python"]
     session = {}
     exec(compile(code, "pretraining.md", "exec"), session)
     assert session["result"].finished
-    assert (tmp_path / "small.safetensors").is_file()
+    assert (folder / "small.safetensors").is_file()
 
 
 PAGES = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]

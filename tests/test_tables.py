@@ -6,22 +6,20 @@ import stat
 import sys
 
 import numpy as np
-import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from serab_byols import Record
 from serab_byols.atomic_write import atomic_write
-from serab_byols.corpus import tables as sinks
+from serab_byols.corpus import tables
 from serab_byols.corpus.tables import METADATA_KEY, check_output, open_table
 from serab_byols.errors import InvalidInputError, MissingExtraError
 
 SIZE = 5
 METADATA = {"encoder": "default", "weights": "résumé.safetensors"}
-ENDINGS = (".parquet", ".npz")
-endings = pytest.mark.parametrize("ending", ENDINGS)
-both_kinds = pytest.mark.parametrize("timestamps", [False, True])
+suffixes = pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+scenes_and_frames = pytest.mark.parametrize("timestamps", [False, True])
 
 
 def scenes(n=4):
@@ -46,16 +44,12 @@ def frames(n=3):
     ]
 
 
-def save(path, records, timestamps):
-    with open_table(path, embedding_size=SIZE, timestamps=timestamps, metadata=METADATA) as sink:
+def save(path, records, timestamps=False):
+    with open_table(path, embedding_size=SIZE, timestamps=timestamps, metadata=METADATA) as table:
         for record in records:
-            sink.add(record)
+            table.add(record)
+    assert table.n_rows == sum(np.size(record.start) for record in records)
     return path
-
-
-def failing_after(records, error):
-    yield from records
-    raise error
 
 
 def load(path):
@@ -72,28 +66,26 @@ def load(path):
 
 def expected_columns(records, timestamps):
     columns = {
-        "file": np.repeat(
-            [record.file for record in records], [np.atleast_1d(record.start).size for record in records]
-        ),
-        "start": np.concatenate([np.atleast_1d(record.start) for record in records]),
-        "end": np.concatenate([np.atleast_1d(record.end) for record in records]),
-        "embedding": np.concatenate([np.atleast_2d(record.embedding) for record in records]),
+        "file": np.repeat([record.file for record in records], [np.size(record.start) for record in records]),
+        "start": np.hstack([record.start for record in records]),
+        "end": np.hstack([record.end for record in records]),
+        "embedding": np.vstack([record.embedding for record in records]),
     }
     if timestamps:
-        columns["time"] = np.concatenate([record.time for record in records])
+        columns["time"] = np.hstack([record.time for record in records])
     return columns
 
 
-# Content
+# Contents
 
 
-@endings
-@both_kinds
+@suffixes
+@scenes_and_frames
 @pytest.mark.parametrize("block_bytes", [1, 100, 1 << 20])
-def test_a_table_holds_the_records(tmp_path, monkeypatch, ending, timestamps, block_bytes):
-    monkeypatch.setattr(sinks, "_ROW_GROUP_BYTES", block_bytes)
+def test_a_table_holds_the_records(tmp_path, monkeypatch, suffix, timestamps, block_bytes):
+    monkeypatch.setattr(tables, "_ROW_GROUP_BYTES", block_bytes)
     records = frames() if timestamps else scenes()
-    columns, metadata = load(save(tmp_path / f"out{ending}", records, timestamps))
+    columns, metadata = load(save(tmp_path / f"out{suffix}", records, timestamps))
     expected = expected_columns(records, timestamps)
     assert set(columns) == set(expected)
     for name, values in expected.items():
@@ -102,71 +94,49 @@ def test_a_table_holds_the_records(tmp_path, monkeypatch, ending, timestamps, bl
     assert metadata == METADATA
 
 
-@both_kinds
+@scenes_and_frames
 def test_the_parquet_schema(tmp_path, timestamps):
     path = save(tmp_path / "out.parquet", frames() if timestamps else scenes(), timestamps)
     schema = pyarrow.parquet.read_schema(path)
-    expected = {"file": pyarrow.string(), "start": pyarrow.float64(), "end": pyarrow.float64()}
-    if timestamps:
-        expected["time"] = pyarrow.float64()
-    expected["embedding"] = pyarrow.list_(pyarrow.float32(), SIZE)
-    assert dict(zip(schema.names, schema.types)) == expected
-    assert schema.names == list(expected)
+    fields = [("file", pyarrow.string()), ("start", pyarrow.float64()), ("end", pyarrow.float64())]
+    fields += [("time", pyarrow.float64())] * timestamps
+    fields += [("embedding", pyarrow.list_(pyarrow.float32(), SIZE))]
+    assert list(zip(schema.names, schema.types)) == fields
 
 
 def test_rows_are_written_in_blocks_so_that_memory_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(sinks, "_ROW_GROUP_BYTES", 2 * SIZE * 4)
-    path = save(tmp_path / "out.parquet", scenes(4), False)
+    monkeypatch.setattr(tables, "_ROW_GROUP_BYTES", 2 * SIZE * 4)
+    path = save(tmp_path / "out.parquet", scenes(4))
     assert pyarrow.parquet.ParquetFile(path).metadata.num_row_groups == 2
-
-
-def test_pandas_reads_a_table_that_can_be_used_at_once(tmp_path):
-    records = scenes()
-    table = pandas.read_parquet(save(tmp_path / "out.parquet", records, False))
-    assert list(table.columns) == ["file", "start", "end", "embedding"]
-    assert list(table["file"]) == [record.file for record in records]
-    matrix = np.stack(table["embedding"])
-    np.testing.assert_array_equal(matrix, np.stack([record.embedding for record in records]))
-    assert matrix.dtype == np.float32
-    assert table.groupby("file")["end"].max().to_dict() == {
-        "a.wav": 0.75,
-        "b.wav": 1.75,
-        "söz, 音.wav": 1.25,
-    }
-
-
-def test_the_number_of_rows_is_counted(tmp_path):
-    with open_table(tmp_path / "out.npz", embedding_size=SIZE, timestamps=True, metadata={}) as sink:
-        for record in frames(3):
-            sink.add(record)
-        assert sink.n_rows == 2 + 3 + 4
 
 
 # Whole or not at all
 
 
-@endings
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("exists", [False, True])
-def test_a_failed_run_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch, ending, error, exists):
-    monkeypatch.setattr(sinks, "_ROW_GROUP_BYTES", 1)  # rows reach the disk at once
-    path = tmp_path / f"out{ending}"
+@suffixes
+@pytest.mark.parametrize(("error", "exists"), [(RuntimeError, True), (KeyboardInterrupt, False)])
+def test_a_failed_run_leaves_the_folder_as_it_was(tmp_path, monkeypatch, suffix, error, exists):
+    monkeypatch.setattr(tables, "_ROW_GROUP_BYTES", 1)  # rows reach the disk at once
+    path = tmp_path / f"out{suffix}"
     if exists:
         path.write_bytes(b"old")
+
+    def failing():
+        yield from scenes()
+        raise error
+
     with pytest.raises(error):
-        save(path, failing_after(scenes(), error), False)
-    assert [file.name for file in tmp_path.iterdir()] == ([path.name] if exists else [])
-    if exists:
-        assert path.read_bytes() == b"old"
+        save(path, failing())
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(path.name, b"old")] * exists
 
 
-@endings
-def test_the_old_table_stays_until_the_new_one_is_whole(tmp_path, monkeypatch, ending):
-    monkeypatch.setattr(sinks, "_ROW_GROUP_BYTES", 1)
-    path = save(tmp_path / f"out{ending}", scenes(1), False)
-    with open_table(path, embedding_size=SIZE, timestamps=False, metadata=METADATA) as sink:
+@suffixes
+def test_the_old_table_stays_until_the_new_one_is_complete(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(tables, "_ROW_GROUP_BYTES", 1)
+    path = save(tmp_path / f"out{suffix}", scenes(1))
+    with open_table(path, embedding_size=SIZE, timestamps=False, metadata=METADATA) as table:
         for record in scenes(3):
-            sink.add(record)
+            table.add(record)
             assert len(load(path)[0]["file"]) == 1
     assert len(load(path)[0]["file"]) == 3
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
@@ -188,7 +158,7 @@ def test_permissions_are_those_of_the_old_file_or_of_any_new_one(tmp_path, exist
     assert stat.S_IMODE(path.stat().st_mode) == expected
 
 
-# Outputs that cannot be
+# Outputs that cannot be written
 
 
 @pytest.mark.parametrize(
@@ -200,14 +170,14 @@ def test_permissions_are_those_of_the_old_file_or_of_any_new_one(tmp_path, exist
         ("missing/out.npz", "folder .*missing does not exist"),
     ],
 )
-def test_an_output_that_cannot_be_is_refused_beforehand(tmp_path, name, message):
+def test_an_output_that_cannot_be_written_is_refused(tmp_path, name, message):
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(InvalidInputError, match=message):
         check_output(tmp_path / name)
 
 
-def test_without_pyarrow_parquet_says_what_to_install_and_npz_works(tmp_path, monkeypatch):
+def test_without_pyarrow_the_error_says_what_to_install_and_npz_works(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'serab-byols\[parquet\]'"):
         check_output(tmp_path / "out.parquet")
-    assert len(load(save(tmp_path / "out.npz", scenes(), False))[0]["file"]) == 4
+    assert len(load(save(tmp_path / "out.npz", scenes()))[0]["file"]) == 4
