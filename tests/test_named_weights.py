@@ -196,16 +196,16 @@ def test_a_file_goes_before_a_name_and_a_folder_does_not(server: Server) -> None
 def test_bundled_weights_have_names(bundle: Callable[..., Path], server: Server) -> None:
     with pytest.raises(CheckpointNotFoundError, match=rf"{DEFAULT_NAME} does not exist.*serab-byols list"):
         load_model()
-    bundle("mine-8.5", 10)
+    bundle("another-8.5", 10)
     bundle(DEFAULT_NAME, 11)
     bundle(NAME, 12)
-    assert list(registry.bundled()) == [DEFAULT_NAME, "mine-8.5"]  # a published name is not for others
+    assert list(registry.bundled()) == [DEFAULT_NAME, "another-8.5"]  # a published name is not for others
     assert load_model(NAME).embedding_size == 8
-    assert load_model("mine-8.5", "default", offline=True).embedding_size == 10
+    assert load_model("another-8.5", "default", offline=True).embedding_size == 10
     assert load_model(DEFAULT_NAME).source == load_model().source == f"{DEFAULT_NAME}.safetensors"
     bundle(DEFAULT_NAME, 9, folder="wheel")  # the first folder wins
     assert load_model().embedding_size == load_model("", "default").embedding_size == 9
-    for name in ("", "mine-8.5"):
+    for name in ("", "another-8.5"):
         with pytest.raises(CheckpointError, match=r"'default'.*'cvt'"):
             load_model(name, "cvt")
 
