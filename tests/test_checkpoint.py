@@ -11,6 +11,7 @@ import random
 import struct
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from serab_byols.checkpoint import (
     weights_sha256,
     writing,
 )
+from serab_byols.checkpoint.format import header_sha256
 from serab_byols.encoders import create_encoder
 from serab_byols.errors import CheckpointError, CheckpointNotFoundError, InvalidInputError
 from serab_byols.frontend import RECIPE
@@ -206,7 +208,9 @@ def test_strides_and_parameters_in_a_state_dict_do_not_matter(tmp_path: Path) ->
 def test_a_file_describes_itself(tmp_path: Path) -> None:
     model = trained("cvt", **SMALL_CVT, pool="mean")
     path = save_checkpoint(model, tmp_path / "m.safetensors", statistics=(-6, 5), training_facts=FACTS)
-    assert header_of(path) == {
+    header = header_of(path)
+    assert header.pop("header_sha256") == header_sha256(header)
+    assert header == {
         "format_version": FORMAT_VERSION,
         "encoder": "cvt",
         "encoder_config": {
@@ -425,8 +429,10 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
 
 def described(path: Path, model: serab_byols.ByolsModel, **changes: Any) -> Path:
     """The model in a file whose description is right but for ``changes``."""
-    header = header_of(save_checkpoint(model, path))
-    save_file(model.encoder.state_dict(), path, {HEADER_KEY: json.dumps({**header, **changes})})
+    header = {**header_of(save_checkpoint(model, path)), **changes}
+    with suppress(ValueError):  # NaN has no checksum
+        header["header_sha256"] = changes.get("header_sha256", header_sha256(header))
+    save_file(model.encoder.state_dict(), path, {HEADER_KEY: json.dumps(header)})
     return path
 
 
@@ -445,6 +451,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "training": (None, "x", [[1, 2]], {"loss": NAN}),
     "written_by": (None, 5),
     "weights_sha256": (None, 5, "0" * 64),
+    "header_sha256": (5, "0" * 64),
 }
 
 
@@ -454,8 +461,9 @@ def test_a_wrong_description_is_refused(key: str, tmp_path: Path) -> None:
     assert_same_weights(load_model(path), tiny_state())
     for value in WRONG[key]:
         described(path, tiny_model(), **{key: value})
-        with pytest.raises(CheckpointError, match=r"wrong\.safetensors"):
+        with pytest.raises(CheckpointError, match=r"wrong\.safetensors") as raised:
             load_model(path)
+        assert key == "header_sha256" or "is not the one that was written" not in str(raised.value)
 
 
 @pytest.mark.parametrize("description", ["", "{", "null", "5", "{}", "1" * 5000, "[" * 100_000, "\ufeff{}"])
