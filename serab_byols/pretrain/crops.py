@@ -95,6 +95,7 @@ class Crops:
 
     An epoch visits every clip once for each ``crop_s`` seconds that it has, rounded, and at least
     once; each time at a random position.
+
     The last, incomplete step of an epoch is left out, or, if there is no other, filled up from the
     next epoch. The batch size is that of all processes.
 

@@ -74,7 +74,7 @@ def train(
     if is_main:
         keep_rows_before(outputs.log, done)
 
-    no_bar = None if machine.bar and is_main else True  # None: where stderr is no terminal
+    no_bar = None if machine.bar and is_main else True  # None: shown on a terminal only
     n_collapsed = 0
     with (
         StopSignals() as signals,
