@@ -123,15 +123,6 @@ def test_of_a_long_recording_only_the_crop_is_decoded(tmp_path):
     assert not reader._cached
 
 
-def test_other_rates_and_channels_become_mono_at_16_khz(tmp_path):
-    time_s = np.arange(44100) / 44100
-    stereo = np.stack([np.sin(2 * np.pi * 440 * time_s), np.zeros(44100)], axis=1)
-    _, crop = reader_of(clips_of(write(tmp_path / "s.wav", stereo, 44100))).read(0, 0.5)
-    assert crop.shape == (CROP,)
-    assert np.abs(np.fft.rfft(crop)).argmax() == 440 * CROP // RATE
-    assert 0.45 < np.abs(crop).max() < 0.55
-
-
 def test_a_list_gives_segments(folder):
     (folder / "list.csv").write_text("path,start,end\nc.wav,0.25,0.75\n")
     (clip,) = clips_of(folder / "list.csv")

@@ -162,6 +162,7 @@ def test_a_training_of_two_processes_is_that_of_one(tmp_path):
             text=True,
         )
         assert done.stdout.count(two.name) == 1  # one of the processes reports
+        assert all(line.startswith("serab-byols: ") for line in done.stderr.splitlines())
         assert done.stderr.count("4 clips") == 1
     # Random weights magnify the rounding of sums that are taken in another order.
     assert losses_of(two)[:2] == pytest.approx(losses_of(one)[:2], rel=1e-3)

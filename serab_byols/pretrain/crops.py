@@ -96,12 +96,8 @@ class Crops:
     An epoch visits every clip once for each ``crop_s`` seconds that it has, rounded, and at least
     once; each time at a random position.
 
-    Args:
-        clips: the corpus.
-        n_samples: length of a crop at 16 kHz.
-        batch_size: crops per step, over all processes; the last, incomplete step of an epoch is left
-            out (or, if there is no other, filled up from the next epoch).
-        seed: decides order and positions.
+    The last, incomplete step of an epoch is left out, or, if there is no other, filled up from the
+    next epoch. The batch size is that of all processes.
 
     Attributes:
         n_per_epoch: crops that an epoch draws from, before the incomplete step is left out.

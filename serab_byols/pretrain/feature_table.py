@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm import tqdm
 
 from serab_byols.errors import AudioFileError, InvalidInputError, missing_extra
 from serab_byols.frontend import SAMPLE_RATE_HZ
@@ -18,20 +19,12 @@ if TYPE_CHECKING:
 
 
 def opensmile_features(clips: Sequence[Clip], on_error: OnError) -> np.ndarray:
-    """ComParE 2016 functionals (n_clips, 6373); NaN, and a call of ``on_error``, for clips without.
-
-    Raises:
-        MissingExtraError: openSMILE is not installed.
-    """
+    """ComParE 2016 functionals (n_clips, 6373); NaN, and a call of ``on_error``, for clips without."""
     try:
         import opensmile
     except ImportError as error:
         raise missing_extra("opensmile", "hybrid", "the ComParE 2016 features") from error
-    from tqdm import tqdm
-
-    smile = opensmile.Smile(
-        feature_set=opensmile.FeatureSet.ComParE_2016, feature_level=opensmile.FeatureLevel.Functionals
-    )
+    smile = opensmile.Smile(opensmile.FeatureSet.ComParE_2016, opensmile.FeatureLevel.Functionals)
 
     def functionals(clip: Clip) -> np.ndarray | str:
         try:
@@ -51,20 +44,7 @@ def opensmile_features(clips: Sequence[Clip], on_error: OnError) -> np.ndarray:
 
 
 def table_features(path: Path, clips: Sequence[Clip], on_error: OnError) -> np.ndarray:
-    """Features (n_clips, n_features) of a table; NaN, and a call of ``on_error``, for clips without a row.
-
-    Args:
-        path: a ``.csv`` or ``.parquet`` file with a column ``file`` (or ``path``), as in the inputs or
-            relative to the table, ``start`` in seconds (or as openSMILE writes it) where clips are
-            segments, perhaps ``end``, which is ignored, and numbers in all other columns.
-        clips: of the corpus.
-        on_error: called for clips without a row.
-
-    Raises:
-        InvalidInputError: a table that cannot be read, or has no such column, a value that is no number,
-            or no clip of the corpus.
-        MissingExtraError: pandas, or pyarrow for ``.parquet``, is not installed.
-    """
+    """Features (n_clips, n_features) of a table; NaN, and a call of ``on_error``, for clips without a row."""
     keys, features = _keys_and_features(_read_table(path), path)
     row_of: dict[tuple[str, int], int] = {}
     for row, (name, start_ms) in enumerate(keys):

@@ -91,13 +91,16 @@ def load_features(source: str, clips: Sequence[Clip], on_error: OnError) -> Feat
     """The features to predict, of every crop or of every clip.
 
     Args:
-        source: ``"log-mel-statistics"`` of the crops, ``"compare2016"`` of the clips, or a table of the
-            clips: see :func:`serab_byols.pretrain.feature_table.table_features`.
+        source: ``"log-mel-statistics"`` of the crops, ``"compare2016"`` of the clips, or a ``.csv`` or
+            ``.parquet`` file with a column ``file`` (or ``path``), as in the inputs or relative to the
+            table, ``start`` in seconds (or as openSMILE writes it) where clips are segments, perhaps
+            ``end``, which is ignored, and numbers in all other columns.
         clips: of the corpus.
         on_error: called for clips without features, which are then used without them.
 
     Raises:
-        InvalidInputError: a table that cannot be read or does not fit the corpus.
+        InvalidInputError: a table that cannot be read, or has no such column, a value that is no number,
+            or no clip of the corpus.
         MissingExtraError: openSMILE, pandas or pyarrow is needed and not installed.
     """
     if source == LOG_MEL_STATISTICS:

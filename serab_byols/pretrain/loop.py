@@ -41,17 +41,9 @@ def train(
     saved: dict[str, Any] | None,
     on_message: Callable[[str], None],
 ) -> tuple[int, bool]:
-    """Train until the last step, the time limit or a signal.
+    """Train ``network`` until the last step, the time limit or a signal.
 
-    Args:
-        fabric: launched.
-        network: what is trained, in place.
-        reader: of the crops.
-        machine: how often to save, when to stop, whether to show a bar.
-        outputs: where the log and the training checkpoints are written.
-        identity: what must be the same when the training is resumed.
-        saved: the training checkpoint to resume from, if there is one.
-        on_message: called with warnings.
+    Training checkpoints carry ``identity``; ``saved`` is the one to resume from, if there is one.
 
     Returns:
         The number of steps done in all, and whether a signal ended the training.
@@ -82,16 +74,12 @@ def train(
     if is_main:
         keep_rows_before(outputs.log, done)
 
+    no_bar = None if machine.bar and is_main else True  # None: shown on a terminal only
     n_collapsed = 0
     with (
         StopSignals() as signals,
         closing(crop_batches(reader, share, done, config.steps)) as batches,
-        tqdm(
-            total=config.steps,
-            initial=done,
-            unit="step",
-            disable=None if machine.bar and is_main else True,
-        ) as bar,
+        tqdm(total=config.steps, initial=done, unit="step", disable=no_bar) as bar,
     ):
         began_s = time.perf_counter()
         for step, (waveforms, clips) in enumerate(batches, start=done):
@@ -119,11 +107,9 @@ def train(
 
             if is_main:
                 now_s = time.perf_counter()
-                append_row(
-                    outputs.log,
-                    {"step": step, **metrics, "lr": config.lr_at(step)}
-                    | {"crops_per_s": f"{config.batch_size / (now_s - began_s):.1f}"},
-                )
+                crops_per_s = f"{config.batch_size / (now_s - began_s):.1f}"
+                row = {"step": step, **metrics, "lr": config.lr_at(step), "crops_per_s": crops_per_s}
+                append_row(outputs.log, row)
                 began_s = now_s
             bar.update()
             bar.set_postfix(loss=f"{metrics['loss']:.4f}", spread=f"{metrics['spread']:.3f}", refresh=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,21 +59,42 @@ class Machine:
             raise InvalidInputError("precision 16-mixed is for GPUs; on a CPU use bf16-mixed")
 
 
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Import Lightning and silence its messages and warnings, which are for the authors of a training.
+
+    Raises:
+        MissingExtraError: Lightning is not installed.
+    """
+    try:
+        import lightning.fabric  # noqa: F401  # first, since the import sets the loggers' levels
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "lightning":
+            raise
+        raise missing_extra("lightning", "pretrain", "pretraining") from error
+    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
 def create_fabric(machine: Machine) -> Fabric:
     """Lightning Fabric for a machine, not launched yet.
 
     Raises:
         InvalidInputError: Lightning does not know such a machine, or this is not one.
-        MissingExtraError: Lightning is not installed.
     """
-    try:
-        from lightning.fabric import Fabric
-        from lightning.fabric.strategies.ddp import DDPStrategy
-        from lightning.fabric.utilities.exceptions import MisconfigurationException
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "lightning":
-            raise
-        raise missing_extra("lightning", "pretrain", "pretraining") from error
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies.ddp import DDPStrategy
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     several = machine.strategy == "ddp" or machine.devices != 1 or machine.n_nodes > 1
     try:
         return Fabric(
@@ -85,15 +107,3 @@ def create_fabric(machine: Machine) -> Fabric:
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"Lightning cannot run this here: {error}") from error
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's messages to the authors of a training; its errors raise all the same."""
-    logger = logging.getLogger("lightning.fabric")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -21,12 +21,7 @@ EPOCHS_OF_STATISTICS = 10
 class PretrainNetwork(nn.Module):
     """Encoder, views, and the heads and targets of the tasks; a batch of crops to its losses.
 
-    Args:
-        config: every option.
-        crops_per_epoch: of the corpus.
-        features: to predict, if ``hybrid_weight`` is not 0.
-        teacher: encoder to match, if its weights are not 0.
-        init: encoder of the same kind and size whose weights to begin with, instead of random ones.
+    It begins with the weights of ``init``, an encoder of the same kind and size, or with random ones.
 
     Raises:
         InvalidInputError: a task has a weight, but no features or no teacher.
@@ -72,10 +67,7 @@ class PretrainNetwork(nn.Module):
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Weighted losses by name, and the embeddings (b, D) of the first view.
 
-        Args:
-            waveforms: crops (b, n_samples), float32.
-            clips: numbers (b,) of the clips that they are from.
-            draws: the random numbers of the step.
+        Of waveforms (b, n_samples), float32, and the numbers (b,) of the clips that they are from.
         """
         views, log_mel = self.views(waveforms, draws)
         return self.losses(views, clips, log_mel)

@@ -12,7 +12,7 @@ from serab_byols.errors import CheckpointError
 
 
 def save_training(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state``, which holds ``step`` and ``identity`` besides what :func:`read_training` returns."""
+    """Write the state of a training, of which ``identity`` is an entry."""
     with atomic_write(path) as scratch:
         torch.save(state, scratch)
 
@@ -20,13 +20,10 @@ def save_training(path: Path, state: dict[str, Any]) -> None:
 def read_training(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """The state that was saved, on the CPU.
 
-    Args:
-        path: where it was saved.
-        identity: what must not have changed since: ``config`` (a dict of options) and hashes.
+    ``identity`` must not have changed since: ``config``, a dict of options, and hashes.
 
     Raises:
-        CheckpointError: a damaged file, or a training with another identity; the message names the
-            differences.
+        CheckpointError: a damaged file, or another identity; the message names the differences.
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
