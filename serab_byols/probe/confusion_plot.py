@@ -73,8 +73,9 @@ def _draw(figure: Figure, result: ProbeResult) -> None:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = [_short(label, MOST_LETTERS).replace("$", r"\$") for label in result.labels]
     display = ConfusionMatrixDisplay(shares, display_labels=labels)
-    display.plot(ax=axes, cmap="Blues", xticks_rotation="vertical", im_kw={"vmin": 0.0, "vmax": 1.0})
-    display.im_.colorbar.set_label("share of the true label's clips")
+    shades = {"vmin": 0.0, "vmax": 1.0}
+    display.plot(ax=axes, cmap="Blues", xticks_rotation="vertical", im_kw=shades, colorbar=False)
+    figure.colorbar(display.im_, ax=axes, fraction=0.04, pad=0.02, label="share of the true label's clips")
     # Four digits of the larger size are wider than the smallest cell.
     size = 9 if counts.max() < 1000 or len(counts) * CELL_INCHES < SMALLEST_INCHES / 2 else 6
     for count, text in zip(counts.flat, display.text_.flat):

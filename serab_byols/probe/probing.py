@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,6 @@ from serab_byols.errors import InvalidInputError, SerabByolsError, missing_extra
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import NormalizationName
 from serab_byols.probe.features import (
-    FeatureExtractor,
     Progress,
     extract_all,
     features_of_models,
@@ -72,6 +71,8 @@ def probe(
         AudioFileError: without ``on_error``: a clip cannot be read.
     """
     try:
+        import sklearn  # noqa: F401
+
         from serab_byols.probe.evaluation import evaluate
     except ImportError as error:
         raise missing_extra("scikit-learn", "probe", "probing") from error
@@ -82,7 +83,11 @@ def probe(
     chosen_tasks = read_manifest(manifest, tasks)
     for task in chosen_tasks:  # before the work, not after it
         make_plan(task, by, n_folds, seed)
-    extractors = _model_extractors(models, random, normalization, device, seed)
+    load = partial(load_model, normalization=normalization, device=device)
+    loaded = [("", item) if isinstance(item, ByolsModel) else (item, load(item)) for item in models]
+    extractors = features_of_models(loaded)
+    if random:
+        extractors += random_features([model for _, model in loaded], seed)
     if log_mel_statistics:
         extractors.append(log_mel_features())
     if not extractors:
@@ -103,30 +108,11 @@ def probe(
                 description=extractor.description,
                 c=c,
                 seed=seed,
-                on_fold=_on_fold(on_progress, f"folds, {task.name}, {extractor.name}", len(plan.splits)),
+                on_progress=on_progress,
             )
             results.append(result)
     return results
 
 
-def _model_extractors(
-    models: Sequence[str | os.PathLike[str] | ByolsModel],
-    random: bool,
-    normalization: NormalizationName | Sequence[float],
-    device: str | torch.device,
-    seed: int,
-) -> list[FeatureExtractor]:
-    load = partial(load_model, normalization=normalization, device=device)
-    loaded = [("", item) if isinstance(item, ByolsModel) else (item, load(item)) for item in models]
-    extractors = features_of_models(loaded)
-    if random:
-        extractors += random_features([model for _, model in loaded], seed)
-    return extractors
-
-
 def _raise(_: Segment, error: SerabByolsError) -> None:
     raise error
-
-
-def _on_fold(progress: Progress | None, stage: str, n_folds: int) -> Callable[[int], None] | None:
-    return None if progress is None else lambda n_done: progress(stage, n_done, n_folds)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ MOST_FOLDS = 10
 """With more folds than that, the table gives the range of their scores."""
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """Ends of a 95 % confidence interval."""
 
     low: float
@@ -163,5 +162,12 @@ def as_json(
         "manifest": None if manifest is None else os.fspath(manifest),
         "skipped": [{"file": file, "error": error} for file, error in skipped],
         "versions": {"python": platform.python_version(), "serab-byols": __version__, **packages},
-        "results": [{**asdict(result), "confusion": result.confusion.tolist()} for result in results],
+        "results": [_result(result) for result in results],
     }
+
+
+def _result(result: ProbeResult) -> dict[str, Any]:
+    values = {**asdict(result), "confusion": result.confusion.tolist()}
+    for name in ("accuracy_interval", "uar_interval"):
+        values[name] = values[name] and values[name]._asdict()
+    return values

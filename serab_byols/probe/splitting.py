@@ -36,7 +36,7 @@ class Split:
     name: str
     train: np.ndarray
     test: np.ndarray
-    inner: tuple[tuple[np.ndarray, np.ndarray], ...]
+    inner: Pairs
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,14 @@ class Plan:
     """The splits of a task.
 
     Attributes:
-        by: ``"fold"``, ``"group"``, ``"split"`` or ``"clips"``.
         outer, inner: the rules, in words.
         splits: each clip is in the test of at most one.
-        clusters: what the confidence interval resamples, int64 (N,): groups, else single clips.
-        cluster_name: ``"groups"`` or ``"clips"``.
         notes: what a reader of the scores should know.
     """
 
-    by: str
     outer: str
     inner: str
     splits: tuple[Split, ...]
-    clusters: np.ndarray
-    cluster_name: str
     notes: tuple[str, ...]
 
 
@@ -94,17 +88,14 @@ def make_plan(task: Task, by: str = "auto", n_folds: int = N_FOLDS, seed: int = 
             raise InvalidInputError(
                 f"task {task.name!r}: all training clips of fold {name!r} have the same label"
             )
-    group = task.columns.get("group")
+    column, inner = _inner_rule(task, by)
     return Plan(
-        by=by,
         outer=outer,
-        inner=_inner_in_words(task, by),
+        inner=inner,
         splits=tuple(
-            Split(name, train, test, _inner_splits(task, by, train, seed))
+            Split(name, train, test, _inner_splits(task, column, train, seed))
             for name, (train, test) in zip(names, pairs)
         ),
-        clusters=np.arange(len(task.labels)) if group is None else encoded(group),
-        cluster_name="clips" if group is None else "groups",
         notes=(*_column_notes(task, by), *_group_notes(task, by, pairs), *_label_notes(task, pairs)),
     )
 
@@ -145,41 +136,28 @@ def _outer_splits(task: Task, by: str, n_folds: int, seed: int) -> tuple[list[st
     return names, pairs, f"{len(pairs)} random folds {kind}, stratified by label (seed {seed})"
 
 
-def _inner_splits(
-    task: Task, by: str, train: np.ndarray, seed: int
-) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+def _inner_rule(task: Task, by: str) -> tuple[str | None, str]:
+    """``"split"`` for its valid clips, or the column that inner folds keep whole; and the rule in words."""
+    if by == "split" and "valid" in task.columns["split"]:
+        return "split", "the clips marked valid, which then train too"
+    column = None
+    if "group" in task.columns:
+        column = "group"
+    elif by == "fold" and len(set(task.columns["fold"])) > 2:
+        column = "fold"  # given folds separate something, even if the manifest does not say what
+    kind = "of single clips" if column is None else f"that keep {column}s whole"
+    return column, f"up to {N_INNER_FOLDS} folds {kind}, drawn from the training clips"
+
+
+def _inner_splits(task: Task, column: str | None, train: np.ndarray, seed: int) -> Pairs:
     """Splits of the training clips, without those that would train on one label."""
     labels = encoded(task.labels)[train]
-    if _has_valid(task, by):
+    if column == "split":
         pairs = _predefined(np.array(task.columns["split"])[train] == "valid")
     else:
-        column = _kept_whole(task, by)
         groups = None if column is None else encoded(task.columns[column])[train]
         pairs = stratified_folds(labels, groups, N_INNER_FOLDS, seed)
-    return tuple((train[inner], train[test]) for inner, test in pairs if len(np.unique(labels[inner])) > 1)
-
-
-def _inner_in_words(task: Task, by: str) -> str:
-    if _has_valid(task, by):
-        return "the clips marked valid, which then train too"
-    column = _kept_whole(task, by)
-    kind = "of single clips" if column is None else f"that keep {column}s whole"
-    return f"up to {N_INNER_FOLDS} folds {kind}, drawn from the training clips"
-
-
-def _has_valid(task: Task, by: str) -> bool:
-    return by == "split" and "valid" in task.columns["split"]
-
-
-def _kept_whole(task: Task, by: str) -> str | None:
-    """The column whose values inner folds keep together.
-
-    Given folds separate something, even if the manifest does not say what; inner folds respect them
-    where at least two are left to train.
-    """
-    if "group" in task.columns:
-        return "group"
-    return "fold" if by == "fold" and len(set(task.columns["fold"])) > 2 else None
+    return [(train[inner], train[test]) for inner, test in pairs if len(np.unique(labels[inner])) > 1]
 
 
 def _predefined(is_test: np.ndarray) -> Pairs:
