@@ -7,10 +7,10 @@ import json
 import os
 import re
 import sys
+from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 
-from serab_byols.atomic_write import atomic_write
+from serab_byols.atomic_write import atomic_write, check_not_an_input
 from serab_byols.cli.options import (
     EXIT_BAD_FILES,
     EXIT_OK,
@@ -24,15 +24,15 @@ from serab_byols.cli.options import (
 from serab_byols.corpus.segments import Segment
 from serab_byols.errors import InvalidInputError, SerabByolsError
 from serab_byols.probe import ProbeResult, as_json, as_text, draw_confusion, probe
-from serab_byols.probe.figures import check_figures
-from serab_byols.probe.splitting import N_FOLDS, PRECEDENCE
+from serab_byols.probe.confusion_plot import check_can_draw
+from serab_byols.probe.manifest import SPLIT_COLUMNS
+from serab_byols.probe.splitting import N_FOLDS
 
 
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "probe",
-        help="find out how well embeddings suit labelled clips",
-        description="Embed labelled clips and fit a linear classifier to the embeddings: standardised "
+        description="Embed labelled clips and train a linear classifier on the embeddings: standardised "
         "features, logistic regression, its C chosen on inner folds that keep groups whole. The table "
         "says what was done.",
         epilog="Exit status: 0 when all went well, 1 when some files could not be embedded (they are "
@@ -54,23 +54,25 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--random", action="store_true", help="also the same architectures with random weights"
     )
-    parser.add_argument("--hand-made", action="store_true", help="also statistics of log-mels and MFCCs")
+    parser.add_argument(
+        "--log-mel-statistics", action="store_true", help="also statistics of log-mels and MFCCs over time"
+    )
     parser.add_argument(
         "--task", action="append", metavar="TASK", help="only this task; may be repeated (default: all)"
     )
     parser.add_argument(
         "--by",
-        choices=["auto", *PRECEDENCE, "clips"],
+        choices=["auto", *SPLIT_COLUMNS, "clips"],
         default="auto",
-        help="what splits the clips: a column, or folds drawn from single clips (default: the first of "
-        f"{', '.join(PRECEDENCE)} that there is, else clips)",
+        help="what splits the clips: a column, or random folds of single clips (default: the first of "
+        f"{', '.join(SPLIT_COLUMNS)} that there is, else clips)",
     )
     parser.add_argument(
         "--folds",
         type=int,
         default=N_FOLDS,
         metavar="N",
-        help="how many are drawn where no column gives them (default: %(default)s)",
+        help="number of random folds where no column gives them (default: %(default)s)",
     )
     parser.add_argument(
         "--c", type=float, metavar="C", help="fix the regression's C (default: chosen in every fold)"
@@ -84,7 +86,10 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps, ...")
     parser.add_argument(
-        "--seed", type=int, default=0, help="of folds, random weights and intervals (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=0,
+        help="of random folds, random weights and intervals (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers to OUT, as JSON")
     parser.add_argument(
@@ -98,7 +103,7 @@ def _probe(options: argparse.Namespace) -> int:
     _check_outputs(options)
     skipped: list[tuple[str, str]] = []
 
-    with _Bar(options.quiet or not sys.stderr.isatty()) as bar:
+    with closing(_Bar(options.quiet or not sys.stderr.isatty())) as bar:
 
         def on_error(segment: Segment, error: SerabByolsError) -> None:
             skipped.append((segment.file, str(error)))
@@ -108,7 +113,7 @@ def _probe(options: argparse.Namespace) -> int:
             options.manifest,
             options.model or [""],
             random=options.random,
-            hand_made=options.hand_made,
+            log_mel_statistics=options.log_mel_statistics,
             tasks=options.task or [],
             by=options.by,
             n_folds=options.folds,
@@ -129,7 +134,8 @@ def _probe(options: argparse.Namespace) -> int:
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
-    """Find out before the work whether its results can be written."""
+    """Check before the work that its results can be written."""
+    check_not_an_input([options.json], [options.manifest, *(options.model or [])])
     for path in (options.json, options.confusion):
         if path is not None and not os.access(path.parent, os.W_OK):
             raise InvalidInputError(f"the folder {path.parent} does not exist or cannot be written to")
@@ -138,7 +144,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
     if options.confusion is not None:
         if options.confusion.exists() and not options.confusion.is_dir():
             raise InvalidInputError(f"confusion matrices go into a folder, and {options.confusion} is a file")
-        check_figures()
+        check_can_draw()
 
 
 def _write_outputs(
@@ -156,7 +162,7 @@ def _write_outputs(
 
 
 def _file_name(result: ProbeResult, taken: set[str]) -> str:
-    """A name of letters that every file system has, and that no other result of this run has."""
+    """A name that is valid on every file system and that no other result of this run has."""
     stem = re.sub(r"[^\w.=-]+", "-", f"{result.task}-{result.features}", flags=re.ASCII).strip("-.")
     name, number = f"{stem}.png", 1
     while name.lower() in taken:
@@ -167,7 +173,7 @@ def _file_name(result: ProbeResult, taken: set[str]) -> str:
 
 
 class _Bar:
-    """A progress bar a stage; the stages come one after another."""
+    """A progress bar for the current stage."""
 
     def __init__(self, quiet: bool) -> None:
         from tqdm import tqdm
@@ -188,13 +194,5 @@ class _Bar:
         with self._tqdm.external_write_mode(file=sys.stderr):
             say(message)
 
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._bar.close()

@@ -1,8 +1,8 @@
-"""Log-mel and MFCC statistics: what a sound is like over time, in numbers that nobody trained.
+"""Log-mel and MFCC statistics over time, a baseline without training.
 
 Of the 64 log-mel bands, of 20 mel-frequency cepstral coefficients (Davis and Mermelstein, 1980), and
-of the differences of both from frame to frame. A baseline for the probe, and something to predict in
-pretraining.
+of the differences of both from column to column. The probe compares embeddings with them, hybrid
+pretraining predicts them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def log_mel_statistics(log_mel: torch.Tensor) -> torch.Tensor:
         log_mel: (B, 64, T), float32 or float64, T of at least 1.
 
     Returns:
-        (B, 588) in the same precision; of a single frame, its differences count as zero.
+        (B, 588) in the same precision; the differences of a single column count as zero.
     """
     cosines = _cosines().to(log_mel)
     rows = torch.cat([log_mel, cosines @ log_mel], dim=1)  # (B, 84, T)

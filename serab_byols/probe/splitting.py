@@ -1,30 +1,26 @@
-"""Which clips train and which are judged: outer splits for the score, inner ones to choose C.
+"""Which clips train and which test: outer splits for the scores, inner splits to choose C.
 
-No group (a speaker, a recording) is on both sides of an inner split, nor of an outer one, unless the
-manifest's own folds or split put it there, which is noted.
+No group (a speaker, a recording) is on both sides of an inner or outer split, unless the manifest's
+own folds or split put it there; a note says so.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from serab_byols.errors import InvalidInputError
-from serab_byols.probe.manifest import Task, encoded, in_order
-
-PRECEDENCE = ("fold", "group", "split")
-"""Of these columns the first that a task has says how it is split; without any, folds are drawn."""
+from serab_byols.probe.manifest import SPLIT_COLUMNS, Task, encoded, in_order
 
 N_FOLDS = 5
 N_INNER_FOLDS = 3
 FEW_GROUPS = 10
 
-Indices = np.ndarray
-"""Positions of clips in the task, int64 (n,)."""
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+"""Positions of the clips that train and of those that test, int64 (n,) each."""
 
 
 @dataclass(frozen=True)
@@ -33,148 +29,154 @@ class Split:
 
     Attributes:
         name: of the fold.
-        train, test: clips.
+        train, test: positions of clips in the task, int64 (n,).
         inner: (train, test) pairs within ``train``, to choose C on; empty if there can be none.
     """
 
     name: str
-    train: Indices
-    test: Indices
-    inner: tuple[tuple[Indices, Indices], ...]
+    train: np.ndarray
+    test: np.ndarray
+    inner: Pairs
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a task is judged.
+    """The splits of a task.
 
     Attributes:
-        by: ``"fold"``, ``"group"``, ``"split"`` or ``"clips"``.
-        outer, inner: in words.
+        outer, inner: the rules, in words.
         splits: each clip is in the test of at most one.
-        clusters: what the confidence interval resamples, int64 (N,): groups, else single clips.
-        cluster_name: ``"groups"`` or ``"clips"``.
         notes: what a reader of the scores should know.
     """
 
-    by: str
     outer: str
     inner: str
     splits: tuple[Split, ...]
-    clusters: np.ndarray
-    cluster_name: str
     notes: tuple[str, ...]
 
 
 def make_plan(task: Task, by: str = "auto", n_folds: int = N_FOLDS, seed: int = 0) -> Plan:
-    """Decide on the splits of a task.
+    """Choose the splits of a task.
 
     Args:
         task: from :func:`read_manifest`.
-        by: the column that splits, ``"clips"`` for folds drawn from single clips, or ``"auto"``: the
-            first of :data:`PRECEDENCE` that the task has.
-        n_folds: how many are drawn where the manifest gives none.
-        seed: of the drawing.
+        by: the column that splits, ``"clips"`` for random folds of single clips, or ``"auto"``: the
+            first of :data:`SPLIT_COLUMNS` that the task has.
+        n_folds: number of random folds where the manifest gives none.
+        seed: of the random folds.
 
     Raises:
         InvalidInputError: too few labels, clips, folds, groups or parts, or no such column.
     """
-    present = [name for name in PRECEDENCE if getattr(task, name) is not None]
     if by == "auto":
-        by = present[0] if present else "clips"
-    elif by != "clips" and by not in present:
-        has = f"it has {', '.join(present)}" if present else "it has none of them"
+        by = next((name for name in SPLIT_COLUMNS if name in task.columns), "clips")
+    elif by != "clips" and by not in task.columns:
         raise InvalidInputError(
-            f"task {task.name!r} has no column {by!r} to split by; of {', '.join(PRECEDENCE)} {has}"
+            f"task {task.name!r} has no column {by!r} to split by; of {', '.join(SPLIT_COLUMNS)} "
+            f"it has {', '.join(task.columns) or 'none'}"
         )
     if len(set(task.labels)) < 2:
         raise InvalidInputError(
-            f"task {task.name!r} has {len(task.labels)} clips of one label: there is nothing to tell apart"
+            f"task {task.name!r} has {len(task.labels)} clips of one label: a classifier needs two labels"
         )
     if n_folds < 2:
         raise InvalidInputError(f"there must be at least 2 folds, got {n_folds}")
-    outer, outer_in_words = _outer(task, by, n_folds, seed)
-    splits, inner_in_words = _with_inner(task, by, outer, seed)
-    notes = [*_column_notes(by, present), *_leak_notes(task, by, outer), *_label_notes(task, splits)]
-    notes += _group_notes(task, by)
+    names, pairs, outer = _outer_splits(task, by, n_folds, seed)
+    labels = encoded(task.labels)
+    for name, (train, _) in zip(names, pairs):
+        if len(np.unique(labels[train])) < 2:
+            raise InvalidInputError(
+                f"task {task.name!r}: all training clips of fold {name!r} have the same label"
+            )
+    column, inner = _inner_rule(task, by)
     return Plan(
-        by=by,
-        outer=outer_in_words,
-        inner=inner_in_words,
-        splits=tuple(splits),
-        clusters=np.arange(len(task.labels)) if task.group is None else encoded(task.group),
-        cluster_name="clips" if task.group is None else "groups",
-        notes=tuple(notes),
+        outer=outer,
+        inner=inner,
+        splits=tuple(
+            Split(name, train, test, _inner_splits(task, column, train, seed))
+            for name, (train, test) in zip(names, pairs)
+        ),
+        notes=(*_column_notes(task, by), *_group_notes(task, by, pairs), *_label_notes(task, pairs)),
     )
 
 
-Outer = list[tuple[str, Indices, Indices]]
+def _outer_splits(task: Task, by: str, n_folds: int, seed: int) -> tuple[list[str], Pairs, str]:
+    """Names, positions of clips, and the rule in words."""
+    from sklearn.model_selection import LeaveOneGroupOut
 
-
-def _outer(task: Task, by: str, n_folds: int, seed: int) -> tuple[Outer, str]:
-    """Names, training clips and test clips, and the rule in words."""
     if by == "fold":
-        assert task.fold is not None
-        outer = _leave_one_out(task, task.fold)
-        words = f"{len(outer)} folds of the column 'fold', each judged by what the others trained"
-    elif by == "split":
-        assert task.split is not None
-        outer = [_fixed_split(task, np.array(task.split))]
-        words = "the split of the column 'split'"
-    else:
-        groups = task.group if by == "group" else None
-        drawn = drawn_folds(encoded(task.labels), None if groups is None else encoded(groups), n_folds, seed)
-        if len(drawn) < 2:
-            raise InvalidInputError(
-                f"task {task.name!r} needs at least two {'groups' if groups else 'clips of a label'} "
-                "to be split"
-            )
-        outer = [(str(i), train, test) for i, (train, test) in enumerate(drawn)]
-        kept = "that keep groups whole" if groups else "of single clips"
-        words = f"{len(outer)} folds {kept}, drawn with the labels in balance (seed {seed})"
-    _check_training(task, outer)
-    return outer, words
-
-
-def _leave_one_out(task: Task, folds: Sequence[str]) -> Outer:
-    names = np.array(folds)
-    distinct = in_order(folds)
-    if len(distinct) < 2:
-        raise InvalidInputError(f"task {task.name!r} has one fold, {distinct[0]!r}: it needs two or more")
-    return [(name, np.flatnonzero(names != name), np.flatnonzero(names == name)) for name in distinct]
-
-
-def _fixed_split(task: Task, parts: np.ndarray) -> tuple[str, Indices, Indices]:
-    train, test = np.flatnonzero(parts != "test"), np.flatnonzero(parts == "test")
-    if len(test) == 0 or not (parts == "train").any():
-        raise InvalidInputError(
-            f"task {task.name!r}: the column 'split' must name clips to train and clips to test, "
-            f"it has {', '.join(in_order(list(parts)))}"
+        names = in_order(task.columns["fold"])
+        if len(names) < 2:
+            raise InvalidInputError(f"task {task.name!r} has one fold, {names[0]!r}: it needs two or more")
+        pairs = list(LeaveOneGroupOut().split(task.labels, groups=encoded(task.columns["fold"])))
+        return (
+            names,
+            pairs,
+            f"{len(names)} folds of the column 'fold', each tested after training on the others",
         )
-    return "test", train, test
-
-
-def _check_training(task: Task, outer: Outer) -> None:
-    labels = np.array(task.labels)
-    for name, train, _ in outer:
-        if len(set(labels[train])) < 2:
+    if by == "split":
+        parts = in_order(task.columns["split"])
+        if not {"train", "test"} <= set(parts):
             raise InvalidInputError(
-                f"task {task.name!r}: all clips that would train for fold {name!r} have one label"
+                f"task {task.name!r}: the column 'split' must name clips to train and clips to test, "
+                f"it has {', '.join(parts)}"
             )
+        return (
+            ["test"],
+            _predefined(np.array(task.columns["split"]) == "test"),
+            "the split of the column 'split'",
+        )
+    groups = encoded(task.columns["group"]) if by == "group" else None
+    pairs = stratified_folds(encoded(task.labels), groups, n_folds, seed)
+    if not pairs:
+        needed = "clips of a label" if groups is None else "groups"
+        raise InvalidInputError(f"task {task.name!r} needs at least two {needed} to be split")
+    kind = "of single clips" if groups is None else "that keep groups whole"
+    names = [str(i) for i in range(len(pairs))]
+    return names, pairs, f"{len(pairs)} random folds {kind}, stratified by label (seed {seed})"
 
 
-def drawn_folds(
-    labels: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int
-) -> list[tuple[Indices, Indices]]:
-    """Folds with the labels in balance, fewer where there are not enough groups or clips of a label.
+def _inner_rule(task: Task, by: str) -> tuple[str | None, str]:
+    """``"split"`` for its valid clips, or the column that inner folds keep whole; and the rule in words."""
+    if by == "split" and "valid" in task.columns["split"]:
+        return "split", "the clips marked valid, which then train too"
+    column = None
+    if "group" in task.columns:
+        column = "group"
+    elif by == "fold" and len(set(task.columns["fold"])) > 2:
+        column = "fold"  # given folds separate something, even if the manifest does not say what
+    kind = "of single clips" if column is None else f"that keep {column}s whole"
+    return column, f"up to {N_INNER_FOLDS} folds {kind}, drawn from the training clips"
+
+
+def _inner_splits(task: Task, column: str | None, train: np.ndarray, seed: int) -> Pairs:
+    """Splits of the training clips, without those that would train on one label."""
+    labels = encoded(task.labels)[train]
+    if column == "split":
+        pairs = _predefined(np.array(task.columns["split"])[train] == "valid")
+    else:
+        groups = None if column is None else encoded(task.columns[column])[train]
+        pairs = stratified_folds(labels, groups, N_INNER_FOLDS, seed)
+    return [(train[inner], train[test]) for inner, test in pairs if len(np.unique(labels[inner])) > 1]
+
+
+def _predefined(is_test: np.ndarray) -> Pairs:
+    from sklearn.model_selection import PredefinedSplit
+
+    return list(PredefinedSplit(np.where(is_test, 0, -1)).split())
+
+
+def stratified_folds(labels: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> Pairs:
+    """Random folds with balanced labels, fewer where there are not enough groups or clips of a label.
 
     Args:
         labels: int64 (N,).
         groups: int64 (N,), each kept whole; None where every clip is on its own.
         n_folds: at most.
-        seed: of the drawing.
+        seed: of the folds.
 
     Returns:
-        (train, test) pairs; none if fewer than two folds can be had.
+        (train, test) pairs; none if there cannot be two folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -182,90 +184,55 @@ def drawn_folds(
     n_folds = min(n_folds, most_clips_of_a_label, len(labels) if groups is None else len(np.unique(groups)))
     if n_folds < 2:
         return []
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    folds = kind(n_splits=n_folds, shuffle=True, random_state=seed)
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    folds = splitter(n_splits=n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # Labels with fewer clips than folds: noted for the reader in our own words.
-        warnings.simplefilter("ignore", UserWarning)
-        pairs = list(folds.split(np.zeros(len(labels)), labels, groups))
-    return [(train, test) for train, test in pairs if len(train) and len(test)]
+        warnings.simplefilter("ignore", UserWarning)  # labels with fewer clips than folds: see the notes
+        pairs = [pair for pair in folds.split(labels, labels, groups) if all(map(len, pair))]
+    return pairs if len(pairs) > 1 else []
 
 
-def _with_inner(task: Task, by: str, outer: Outer, seed: int) -> tuple[list[Split], str]:
-    if by == "split" and task.split is not None and "valid" in task.split:
-        is_valid = np.array(task.split) == "valid"
-        name, train, test = outer[0]
-        pair = (train[~is_valid[train]], train[is_valid[train]])
-        inner = _usable(encoded(task.labels), [pair])
-        return [Split(name, train, test, inner)], "the clips marked valid, which then train too"
-    # Given folds are there to keep something apart, even if the manifest does not say what.
-    kept_whole, what = task.group, "groups"
-    if kept_whole is None and by == "fold":
-        assert task.fold is not None
-        kept_whole, what = (task.fold, "folds") if len(set(task.fold)) > 2 else (None, "")
-    labels = encoded(task.labels)
-    groups = None if kept_whole is None else encoded(kept_whole)
-    splits = []
-    for name, train, test in outer:
-        drawn = drawn_folds(labels[train], None if groups is None else groups[train], N_INNER_FOLDS, seed)
-        inner = _usable(
-            labels, [(train[inner_train], train[inner_test]) for inner_train, inner_test in drawn]
-        )
-        splits.append(Split(name, train, test, inner))
-    kept = f"that keep {what} whole" if groups is not None else "of single clips"
-    return splits, f"up to {N_INNER_FOLDS} folds {kept}, drawn from the training clips"
-
-
-def _usable(labels: np.ndarray, pairs: list[tuple[Indices, Indices]]) -> tuple[tuple[Indices, Indices], ...]:
-    """The pairs whose training clips have more than one label."""
-    return tuple((train, test) for train, test in pairs if len(np.unique(labels[train])) > 1 and len(test))
-
-
-def _column_notes(by: str, present: list[str]) -> list[str]:
-    unused = [name for name in present if name != by and name != "group"]
+def _column_notes(task: Task, by: str) -> list[str]:
+    unused = [name for name in task.columns if name not in (by, "group")]
     if not unused:
         return []
     how = "single clips" if by == "clips" else f"the column {by!r}"
     return [f"split by {how}; the column {' and '.join(map(repr, unused))} was not used"]
 
 
-def _leak_notes(task: Task, by: str, outer: Outer) -> list[str]:
-    if task.group is None:
+def _group_notes(task: Task, by: str, pairs: Pairs) -> list[str]:
+    if "group" not in task.columns:
         if by != "clips":
             return []
         return [
-            "no groups are given: if a speaker or a recording has several clips, some train and others "
-            "test, and the scores flatter"
+            "no groups are given: if clips of a speaker or a recording are in training and in test, the "
+            "scores are optimistically biased"
         ]
-    groups = np.array(task.group)
-    split_up = sorted({str(g) for _, train, test in outer for g in set(groups[train]) & set(groups[test])})
-    if not split_up:
-        return []
-    return [
-        f"{len(split_up)} of {len(set(task.group))} groups have clips in training and in test "
-        f"(such as {split_up[0]}): the scores flatter"
-    ]
-
-
-def _label_notes(task: Task, splits: list[Split]) -> list[str]:
-    labels = np.array(task.labels)
-    never_trained = {
-        str(label) for split in splits for label in set(labels[split.test]) - set(labels[split.train])
-    }
     notes = []
-    if never_trained:
+    group = np.array(task.columns["group"])
+    n_groups = len(set(group))
+    leaking = sorted({str(g) for train, test in pairs for g in set(group[train]) & set(group[test])})
+    if leaking:
         notes.append(
-            f"{', '.join(in_order(never_trained))}: in a test without a clip in its training, "
-            "where it counts as wrong"
+            f"{len(leaking)} of {n_groups} groups have clips in training and in test "
+            f"(such as {leaking[0]}): the scores are optimistically biased"
         )
-    if len(splits) > 1:
-        rare = [label for label, count in Counter(task.labels).items() if 1 < count < len(splits)]
-        if rare:
-            notes.append(f"{', '.join(in_order(rare))}: fewer clips than folds, so not in every test")
+    if n_groups < FEW_GROUPS:
+        notes.append(f"only {n_groups} groups: the interval is rough, and rather too narrow than too wide")
     return notes
 
 
-def _group_notes(task: Task, by: str) -> list[str]:
-    if task.group is None or len(set(task.group)) >= FEW_GROUPS:
-        return []
-    return [f"only {len(set(task.group))} groups: the interval is rough, and too narrow rather than too wide"]
+def _label_notes(task: Task, pairs: Pairs) -> list[str]:
+    labels = np.array(task.labels)
+    untrained = {str(label) for train, test in pairs for label in set(labels[test]) - set(labels[train])}
+    notes = []
+    if untrained:
+        notes.append(
+            f"{', '.join(in_order(untrained))}: in a test without a clip in its training, "
+            "where it counts as wrong"
+        )
+    if len(pairs) > 1:
+        rare = [label for label, count in Counter(task.labels).items() if 1 < count < len(pairs)]
+        if rare:
+            notes.append(f"{', '.join(in_order(rare))}: fewer clips than folds, so not in every test")
+    return notes
