@@ -265,9 +265,7 @@ sharing = pytest.mark.parametrize(("name", "runner"), [("default", AudioNTTRunne
     ("frame_ms", "hop_ms"),
     [(1000, 50), (1000, 10), (950, 25), (1003, 50), (999, 40), (500, 20), (380, 25), (330, 10), (1010, 110)],
 )
-def test_shared_features_equal_those_of_frames_cut_first(
-    narrow, monkeypatch, name, runner, frame_ms, hop_ms
-):
+def test_shared_features_equal_those_of_frames_cut_first(narrow, monkeypatch, name, runner, frame_ms, hop_ms):
     clip = voice(6, 27777 if name == "default" else 17777)[None]
     assert_shared_frames_equal_those_cut_first(narrow(name), runner, clip, frame_ms, hop_ms, monkeypatch)
 
@@ -282,9 +280,7 @@ def test_shared_features_at_the_published_widths(monkeypatch, variant, runner):
 @pytest.mark.parametrize(
     ("frame_ms", "hop_ms"), [(1000, 33.3), (200, 10), (1000, 990), (90, 10), (1000, 1.0625)]
 )
-def test_frames_with_little_in_common_are_computed_apart(
-    narrow, monkeypatch, name, runner, frame_ms, hop_ms
-):
+def test_frames_with_little_in_common_are_computed_apart(narrow, monkeypatch, name, runner, frame_ms, hop_ms):
     monkeypatch.setattr(runner, "_shared", lambda self, frames: pytest.fail("shared"))
     clip = voice(6, 8000 if hop_ms > 2 else 600)[None]
     assert get_timestamp_embeddings(clip, narrow(name), frame_ms, hop_ms)[0].isfinite().all()

@@ -14,10 +14,10 @@ import serab_byols
 from serab_byols.cli import main as cli
 from serab_byols.corpus import decode_ahead
 
-SHORT_S, LONG_S = 30, 120
-RATE_HZ, N_CHANNELS = 48_000, 24
-"""So that a minute and a half more would need 415 MB if the file were decoded as a whole."""
-MAX_GROWTH_BYTES = 0.15e9
+SHORT_S, LONG_S = 60, 180
+RATE_HZ = 192_000
+"""So that two minutes more would need 92 MB if the file were decoded as a whole, and 184 MB to join blocks."""
+MAX_GROWTH_BYTES = 60e6
 MAX_PEAK_BYTES = 1.2e9
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
@@ -31,7 +31,7 @@ def peak_bytes():
 def print_peaks(folder):
     """Peaks after each task, in JSON: of all tasks with a short recording, then with a long one."""
     decode_ahead.STREAM_S = 20.0
-    model = serab_byols.create_model("default", d=2048)
+    model = serab_byols.create_model("default", d=64)
     weights = str(serab_byols.save_checkpoint(model, folder / "model.safetensors"))
 
     def embed_array(seconds):
@@ -60,9 +60,9 @@ def print_peaks(folder):
 
 def test_peaks_do_not_grow_with_the_length_of_a_recording(tmp_path):
     for seconds in (SHORT_S, LONG_S):
-        with soundfile.SoundFile(tmp_path / f"{seconds}.wav", "w", RATE_HZ, N_CHANNELS, "PCM_16") as file:
+        with soundfile.SoundFile(tmp_path / f"{seconds}.wav", "w", RATE_HZ, 1, "PCM_16") as file:
             for _ in range(seconds):
-                file.write(np.zeros((RATE_HZ, N_CHANNELS), np.int16))
+                file.write(np.zeros(RATE_HZ, np.int16))
     command = [sys.executable, __file__, str(tmp_path)]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     peaks = json.loads(run.stdout.splitlines()[-1])
