@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from serab_byols import ByolsModel, create_model
-from serab_byols.encoders import ENCODERS, Encoder
+from serab_byols import ByolsModel
+from serab_byols.encoders import ENCODERS, create_encoder
+from serab_byols.frontend import create_frontend
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path(__file__).resolve().parent / "parity"
@@ -45,20 +46,23 @@ def recipe_state_dict(variant: str) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(np.asarray(array)) for key, array in arrays.items()}
 
 
-def recipe_encoder(variant: str) -> Encoder:
-    """A fresh encoder with the recipe's weights, in eval mode."""
-    return recipe_model(variant).encoder
+def recipe_config(variant: str) -> dict[str, Any]:
+    """Arguments of the encoder's class, read off the recipe's weights."""
+    encoder = ENCODERS[MANIFEST["encoders"][variant]["model_name"]]
+    config = encoder.config_from_state_dict(recipe_state_dict(variant))
+    assert config is not None
+    return config
 
 
 def recipe_model(variant: str, **options: Any) -> ByolsModel:
     """A fresh model with the recipe's weights, in eval mode."""
-    state = recipe_state_dict(variant)
-    name = MANIFEST["encoders"][variant]["model_name"]
-    config = ENCODERS[name].config_from_state_dict(state)
-    assert config is not None
-    model = create_model(name, **options, **config)
-    model.encoder.load_state_dict(state)
-    return model
+    name, config = MANIFEST["encoders"][variant]["model_name"], recipe_config(variant)
+    with torch.device("meta"):  # which spares the random weights
+        encoder = create_encoder(name, **config)
+    encoder.load_state_dict(
+        {key: value.clone() for key, value in recipe_state_dict(variant).items()}, assign=True
+    )
+    return ByolsModel(encoder, create_frontend("torch"), **options).eval()
 
 
 def encoder_input(index: int) -> tuple[str, torch.Tensor]:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from parity_data import assert_close_to_peak, recipe_model, voice
+from parity_data import assert_close_to_peak, voice
 
 import serab_byols
-from serab_byols.corpus import decode_ahead
-from serab_byols.corpus import embedding as embed
+from serab_byols.corpus import decode_ahead, embedding
+from serab_byols.encoders import ENCODERS
 from serab_byols.errors import AudioFileError
 from serab_byols.frontend import create_frontend
 from serab_byols.inference import scenes, streaming
@@ -20,8 +20,8 @@ from serab_byols.normalization import Statistics
 FRONT = create_frontend("torch")
 
 
-@pytest.mark.parametrize("n_samples", [1, 512, 513, 2048, 2049, 3333, 20000, 20160])
-@pytest.mark.parametrize("block", [7, 160, 1000, 4096, 100000])
+@pytest.mark.parametrize("n_samples", [1, 513, 2048, 2049, 3333, 20160])
+@pytest.mark.parametrize("block", [7, 160, 4096, 100000])
 def test_log_mel_in_blocks_equals_the_whole(n_samples, block):
     clip = voice(1, 20160)[:n_samples]
     parts = list(stream_log_mel(FRONT, clip.split(block), 1120))
@@ -29,8 +29,8 @@ def test_log_mel_in_blocks_equals_the_whole(n_samples, block):
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("n_samples", [1, 799, 800, 12345, 20000])
-@pytest.mark.parametrize("block", [333, 4096, 100000])
+@pytest.mark.parametrize("n_samples", [1, 799, 800, 12345])
+@pytest.mark.parametrize("block", [333, 100000])
 @pytest.mark.parametrize(("frame_ms", "hop_ms"), [(1000, 50), (25, 10.03125), (100, 333.3)])
 @pytest.mark.parametrize("at_once", [1, 5])
 def test_frames_in_blocks_equal_cutting_the_padded_clip(n_samples, block, frame_ms, hop_ms, at_once):
@@ -47,8 +47,8 @@ def test_frames_in_blocks_equal_cutting_the_padded_clip(n_samples, block, frame_
     assert all(torch.equal(a, b) for a, b in zip(found, expected))
 
 
-@pytest.mark.parametrize("frame_samples", [200, 513, 1120, 6080, 6081, 16000])
-@pytest.mark.parametrize("hop", [1, 77, 160, 800])
+@pytest.mark.parametrize("frame_samples", [200, 513, 1120, 6081, 16000])
+@pytest.mark.parametrize("hop", [1, 77, 160])
 def test_shared_columns_equal_cutting_frames_first(frame_samples, hop):
     stretch = voice(2, frame_samples + 6 * hop)
     starts = torch.arange(6) * hop
@@ -67,32 +67,36 @@ def recording(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("variant", ["default512", "clstm", "cvt"])
+@pytest.fixture
+def stream_files(monkeypatch):
+    """Called, it makes what follows stream files of a second or more, few frames at a time."""
+
+    def start():
+        monkeypatch.setattr(decode_ahead, "STREAM_S", 1.0)
+        monkeypatch.setattr("serab_byols.corpus.decoding._BLOCK_SAMPLES", 4096)
+        monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 400)
+
+    return start
+
+
+@pytest.mark.parametrize("name", list(ENCODERS))
 @pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
-@pytest.mark.parametrize("options", [{}, {"timestamps": True, "hop_size": 200}])
-def test_streamed_files_equal_files_in_memory(recording, monkeypatch, variant, normalization, options):
-    model = recipe_model(variant, normalization=normalization)
-    in_memory = serab_byols.embed_file(recording, model, start=0.5, **options)
-    monkeypatch.setattr(decode_ahead, "STREAM_S", 1.0)
-    monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 400)
-    streamed = serab_byols.embed_file(recording, model, start=0.5, **options)
+@pytest.mark.parametrize("options", [{}, {"hop_size": 200}, {"dense": True}])
+def test_streamed_files_equal_files_in_memory(recording, narrow, stream_files, name, normalization, options):
+    if "dense" in options and name in ("clstm", "cvt"):
+        pytest.skip("dense is for convolutions")
+    model = narrow(name, normalization=normalization)
+    options = {"start": 0.5, "timestamps": bool(options), **options}
+    in_memory = serab_byols.embed_file(recording, model, **options)
+    stream_files()
+    streamed = serab_byols.embed_file(recording, model, **options)
     assert_close_to_peak(torch.from_numpy(streamed.embedding), torch.from_numpy(in_memory.embedding))
     for column in ("start", "end", "time"):
         np.testing.assert_array_equal(getattr(streamed, column), getattr(in_memory, column))
 
 
-def test_streamed_dense_frames_equal_those_in_memory(recording, monkeypatch):
-    model = recipe_model("default512")
-    options = {"timestamps": True, "dense": True}
-    in_memory = serab_byols.embed_file(recording, model, **options)
-    monkeypatch.setattr(decode_ahead, "STREAM_S", 1.0)
-    streamed = serab_byols.embed_file(recording, model, **options)
-    assert_close_to_peak(torch.from_numpy(streamed.embedding), torch.from_numpy(in_memory.embedding))
-
-
-def test_long_clips_in_memory_go_through_in_blocks(monkeypatch):
-    model = recipe_model("default512")
-    clips = torch.stack([voice(1, 40000), voice(2, 40000)])
+def test_long_clips_in_memory_go_through_in_blocks(narrow, monkeypatch):
+    model, clips = narrow(), torch.stack([voice(1, 40000), voice(2, 40000)])
     expected = serab_byols.get_scene_embeddings(clips, model)
     frames, _ = serab_byols.get_timestamp_embeddings(clips, model, 500, 250)
     for module in (streaming, scenes):
@@ -103,47 +107,42 @@ def test_long_clips_in_memory_go_through_in_blocks(monkeypatch):
 
 @pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
 @pytest.mark.parametrize("timestamps", [False, True])
-def test_damage_late_in_a_streamed_file_leaves_no_rows(tmp_path, monkeypatch, normalization, timestamps):
+def test_damage_late_in_a_streamed_file_leaves_no_rows(
+    tmp_path, narrow, stream_files, normalization, timestamps
+):
     good, bad = tmp_path / "good.wav", tmp_path / "bad.wav"
     samples = voice(1, 64000).numpy().copy()
     soundfile.write(good, samples, 16000, subtype="FLOAT")
     samples[60000] = np.nan
     soundfile.write(bad, samples, 16000, subtype="FLOAT")
-    monkeypatch.setattr(decode_ahead, "STREAM_S", 1.0)
-    monkeypatch.setattr("serab_byols.corpus.decoding._BLOCK_SAMPLES", 4096)
-    monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 400)
-    model = serab_byols.create_model("default", d=8, normalization=normalization)
+    stream_files()
     errors = []
-    records = list(
-        serab_byols.embed_files(
-            [good, bad, good],
-            model,
-            timestamps=timestamps,
-            hop_size=200,
-            on_error=lambda segment, error: errors.append((segment.path, error)),
-        )
+    records = serab_byols.embed_files(
+        [good, bad, good],
+        narrow(normalization=normalization),
+        timestamps=timestamps,
+        hop_size=200,
+        on_error=lambda segment, error: errors.append((segment.path, type(error))),
     )
     assert [record.file for record in records] == [str(good), str(good)]
-    assert [path for path, _ in errors] == [bad]
-    assert isinstance(errors[0][1], AudioFileError)
+    assert errors == [(bad, AudioFileError)]
 
 
-def test_short_and_long_files_keep_their_order(tmp_path, monkeypatch):
+def test_short_and_long_files_keep_their_order(tmp_path, narrow, monkeypatch):
     monkeypatch.setattr(decode_ahead, "STREAM_S", 0.3)
     names = []
     for i, n_samples in enumerate([3000, 9000, 3000, 3000, 9000]):
         names.append(str(tmp_path / f"{i}.wav"))
         soundfile.write(names[-1], voice(i, n_samples).numpy(), 16000)
-    model = serab_byols.create_model("default", d=8)
-    assert [record.file for record in serab_byols.embed_files(names, model)] == names
+    assert [record.file for record in serab_byols.embed_files(names, narrow())] == names
 
 
-def test_gradients_stay_on_between_records(recording, monkeypatch):
-    monkeypatch.setattr(decode_ahead, "STREAM_S", 1.0)
-    monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 400)
-    model = serab_byols.create_model("default", d=8)
-    for options in ({}, {"timestamps": True}):
-        for _ in serab_byols.embed_files([recording, recording], model, **options):
-            assert torch.is_grad_enabled()
-    for _ in embed.embed_segments([recording], model, FrameGrid(1000, 50, 16000)):
-        assert torch.is_grad_enabled()
+def test_gradients_stay_on_between_records(recording, narrow, stream_files):
+    stream_files()
+    model, paths = narrow(), [recording, recording]
+    for records in (
+        serab_byols.embed_files(paths, model),
+        serab_byols.embed_files(paths, model, timestamps=True),
+        embedding.embed_segments(paths, model, FrameGrid(1000, 50, 16000)),
+    ):
+        assert all(torch.is_grad_enabled() for _ in records)
