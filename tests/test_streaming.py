@@ -79,12 +79,16 @@ def stream_files(monkeypatch):
     return start
 
 
-@pytest.mark.parametrize("name", list(ENCODERS))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, options) for name in ENCODERS for options in ({}, {"hop_size": 200})),
+        ("default", {"dense": True}),
+        ("resnetish34", {"dense": True}),
+    ],
+)
 @pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
-@pytest.mark.parametrize("options", [{}, {"hop_size": 200}, {"dense": True}])
 def test_streamed_files_equal_files_in_memory(recording, narrow, stream_files, name, normalization, options):
-    if "dense" in options and name in ("clstm", "cvt"):
-        pytest.skip("dense is for convolutions")
     model = narrow(name, normalization=normalization)
     options = {"start": 0.5, "timestamps": bool(options), **options}
     in_memory = serab_byols.embed_file(recording, model, **options)
