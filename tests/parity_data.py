@@ -77,7 +77,7 @@ def waveform(name: str) -> torch.Tensor:
     return torch.from_numpy(recipe.waveform(MANIFEST["wave_salt"], MANIFEST["waveforms"][name]["spec"]))
 
 
-def voice(seed: int, n_samples: int) -> torch.Tensor:
+def speech(seed: int, n_samples: int) -> torch.Tensor:
     """Speech-like samples (n,) that no parity number knows."""
     spec = {"name": f"voice_{seed}", "kind": "voice", "n": n_samples}
     return torch.from_numpy(recipe.waveform(seed, spec))

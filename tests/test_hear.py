@@ -9,7 +9,7 @@ from parity_data import (
     assert_close_to_peak,
     recipe_model,
     reference,
-    voice,
+    speech,
     waveform,
 )
 
@@ -19,7 +19,7 @@ from serab_byols.encoders import ENCODERS
 from serab_byols.errors import InvalidInputError
 
 encoders = pytest.mark.parametrize("name", list(ENCODERS))
-CLIP = voice(1, 6000)[None]
+CLIP = speech(1, 6000)[None]
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_timestamps_with_explicit_statistics(published, case):
 )
 def test_timestamps_equal_cutting_every_frame_first(narrow, name, n_samples, frame_ms, hop_ms):
     """Against the plain modules: cut frames, log-mel of each, normalise, encode."""
-    model, clip = narrow(name), voice(5, 12345)[:n_samples]
+    model, clip = narrow(name), speech(5, 12345)[:n_samples]
     n_frame = round(frame_ms * 16)
     padded = torch.nn.functional.pad(clip, (n_frame // 2, n_frame - n_frame // 2))
     with torch.no_grad():
@@ -109,14 +109,14 @@ def test_timestamps_equal_cutting_every_frame_first(narrow, name, n_samples, fra
 def test_a_clip_embeds_alike_alone_in_a_batch_and_among_other_lengths(variant, normalization):
     """With the published shapes: numeric libraries choose algorithms by the size of a batch."""
     model = recipe_model(variant, normalization=normalization)
-    clips = torch.stack([voice(seed, 3000) * (1 + seed) / 4 for seed in range(8)])
+    clips = torch.stack([speech(seed, 3000) * (1 + seed) / 4 for seed in range(8)])
     clips[5] = 0
     batch = get_scene_embeddings(clips, model)
     for i in (0, 5, 7):
         assert_close_to_peak(get_scene_embeddings(clips[i : i + 1], model)[0], batch[i])
     order = [3, 7, 0, 5, 2, 6, 1, 4]
     assert_close_to_peak(get_scene_embeddings(clips[order], model), batch[order])
-    ragged = [voice(100, 2000), clips[0], voice(101, 4000), clips[7], voice(102, 700)]
+    ragged = [speech(100, 2000), clips[0], speech(101, 4000), clips[7], speech(102, 700)]
     mixed = get_scene_embeddings(ragged, model)
     assert_close_to_peak(mixed[1], batch[0])
     assert_close_to_peak(mixed[3], batch[7])
@@ -133,7 +133,7 @@ def test_a_clip_embeds_alike_in_a_call_too_large_for_one_batch(narrow, name):
 
 @pytest.mark.parametrize("variant", ["default512", "resnetish34", "clstm", "cvt"])
 def test_threads_do_not_change_an_embedding(variant):
-    model, clips = recipe_model(variant), [voice(1, 5000), voice(2, 5000), waveform("chirp_1s")[:5000]]
+    model, clips = recipe_model(variant), [speech(1, 5000), speech(2, 5000), waveform("chirp_1s")[:5000]]
     before = torch.get_num_threads()
     results = []
     try:
@@ -149,7 +149,7 @@ def test_threads_do_not_change_an_embedding(variant):
 
 def test_timestamps_of_a_clip_do_not_depend_on_its_neighbours(narrow):
     model = narrow()
-    clips = torch.stack([voice(1, 9000), torch.zeros(9000), voice(3, 9000) * 2])
+    clips = torch.stack([speech(1, 9000), torch.zeros(9000), speech(3, 9000) * 2])
     together, times = get_timestamp_embeddings(clips, model)
     for i in range(3):
         alone, alone_times = get_timestamp_embeddings(clips[i : i + 1], model)
@@ -160,7 +160,7 @@ def test_timestamps_of_a_clip_do_not_depend_on_its_neighbours(narrow):
 def test_batch_rule_does_depend_on_the_neighbours(narrow):
     """What the other rules are free of, so that the tests above are known to be able to fail."""
     model = narrow(normalization="batch")
-    clips = torch.stack([voice(1, 9000), torch.zeros(9000)])
+    clips = torch.stack([speech(1, 9000), torch.zeros(9000)])
     alone, together = get_scene_embeddings(clips[:1], model)[0], get_scene_embeddings(clips, model)[0]
     assert (alone - together).abs().max() > 1e-2 * alone.abs().max()
 
@@ -238,7 +238,7 @@ def test_results_are_float32_whatever_the_weights_are(dtype, tolerance):
 
 
 def test_every_kind_of_audio_gives_the_same(narrow):
-    model, clips = narrow(), torch.stack([voice(1, 6000), voice(2, 6000)])
+    model, clips = narrow(), torch.stack([speech(1, 6000), speech(2, 6000)])
     read_only = clips.numpy().copy()
     read_only.flags.writeable = False
     scenes, (frames, _) = get_scene_embeddings(clips, model), get_timestamp_embeddings(clips, model)
@@ -268,7 +268,7 @@ def test_values_beyond_one_are_computed_as_they_are(narrow):
 
 
 def test_lists_of_different_lengths_give_a_tensor_a_clip(narrow):
-    model, clips = narrow(), [voice(1, 8000), voice(2, 4000), voice(3, 8001)]
+    model, clips = narrow(), [speech(1, 8000), speech(2, 4000), speech(3, 8001)]
     embeddings, timestamps = get_timestamp_embeddings(clips, model)
     assert isinstance(embeddings, list)
     assert isinstance(timestamps, list)
@@ -292,7 +292,7 @@ def test_no_clips_give_no_embeddings(narrow):
 def test_short_clips_count_as_followed_by_silence(narrow, name, normalization):
     model = narrow(name, normalization=normalization)
     for n_samples in (1, 512, 513, 1119, 1439):
-        clip = voice(9, 2000)[None, :n_samples]
+        clip = speech(9, 2000)[None, :n_samples]
         appended = torch.nn.functional.pad(clip, (0, max(0, model.min_samples - n_samples)))
         expected = get_scene_embeddings(appended, model)
         assert expected.isfinite().all()

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from parity_data import VARIANTS, assert_close_to_peak, encoder_input, recipe_model, voice
+from parity_data import VARIANTS, assert_close_to_peak, encoder_input, recipe_model, speech
 
 from serab_byols import get_scene_embeddings, get_timestamp_embeddings, load_model, save_checkpoint
 from serab_byols.encoders import ENCODERS
@@ -19,7 +19,7 @@ from serab_byols.inference.streaming import split_into_blocks
 from serab_byols.inference.timestamps import cut_frames
 from serab_byols.normalization import Statistics
 
-CLIP = voice(1, 4000)[None]
+CLIP = speech(1, 4000)[None]
 encoders = pytest.mark.parametrize("name", list(ENCODERS))
 
 
@@ -196,7 +196,7 @@ def test_a_hook_takes_effect_until_it_is_removed(narrow):
 
 def test_threads_share_one_model(narrow):
     model = narrow().train()
-    clips = [voice(seed, 6000)[None] for seed in range(6)]
+    clips = [speech(seed, 6000)[None] for seed in range(6)]
     expected = [get_scene_embeddings(clip, model) for clip in clips]
     results = [None] * len(clips)
 
@@ -266,13 +266,13 @@ sharing = pytest.mark.parametrize(("name", "runner"), [("default", AudioNTTRunne
     [(1000, 50), (1000, 10), (950, 25), (1003, 50), (999, 40), (500, 20), (380, 25), (330, 10), (1010, 110)],
 )
 def test_shared_features_equal_those_of_frames_cut_first(narrow, monkeypatch, name, runner, frame_ms, hop_ms):
-    clip = voice(6, 27777 if name == "default" else 17777)[None]
+    clip = speech(6, 27777 if name == "default" else 17777)[None]
     assert_shared_frames_equal_those_cut_first(narrow(name), runner, clip, frame_ms, hop_ms, monkeypatch)
 
 
 @pytest.mark.parametrize(("variant", "runner"), [("default512", AudioNTTRunner), ("clstm", CLSTMRunner)])
 def test_shared_features_at_the_published_widths(monkeypatch, variant, runner):
-    clip = voice(6, 9000)[None]
+    clip = speech(6, 9000)[None]
     assert_shared_frames_equal_those_cut_first(recipe_model(variant), runner, clip, 500, 50, monkeypatch)
 
 
@@ -282,7 +282,7 @@ def test_shared_features_at_the_published_widths(monkeypatch, variant, runner):
 )
 def test_frames_with_little_in_common_are_computed_apart(narrow, monkeypatch, name, runner, frame_ms, hop_ms):
     monkeypatch.setattr(runner, "_shared", lambda self, frames: pytest.fail("shared"))
-    clip = voice(6, 8000 if hop_ms > 2 else 600)[None]
+    clip = speech(6, 8000 if hop_ms > 2 else 600)[None]
     assert get_timestamp_embeddings(clip, narrow(name), frame_ms, hop_ms)[0].isfinite().all()
 
 
@@ -297,7 +297,7 @@ def test_frames_that_are_cut_together_hold_samples_of_bounded_length(narrow, hop
 @pytest.mark.parametrize("dense", [False, True])
 def test_frames_far_apart_are_some_of_those_that_lie_close(narrow, dense):
     """On a clip that goes through in several blocks and chunks."""
-    model, clip = narrow(normalization=(-6.0, 5.0)), voice(2, 16000 * 60)[None]
+    model, clip = narrow(normalization=(-6.0, 5.0)), speech(2, 16000 * 60)[None]
     close, _ = get_timestamp_embeddings(clip, model, 500, 1000, dense=dense)
     apart, times = get_timestamp_embeddings(clip, model, 500, 13000, dense=dense)
     assert times[0].tolist() == [13000.0 * k for k in range(5)]
@@ -308,7 +308,7 @@ def test_frames_far_apart_are_some_of_those_that_lie_close(narrow, dense):
 
 
 def test_dense_frames_are_close_to_exact_ones():
-    model, clip = recipe_model("default512", normalization=(-6.0, 5.0)), voice(3, 24000)[None]
+    model, clip = recipe_model("default512", normalization=(-6.0, 5.0)), speech(3, 24000)[None]
     exact, dense = (get_timestamp_embeddings(clip, model, dense=dense)[0][0] for dense in (False, True))
     similarity = torch.nn.functional.cosine_similarity(exact - exact.mean(0), dense - exact.mean(0))
     assert similarity.median() > 0.9
@@ -316,7 +316,7 @@ def test_dense_frames_are_close_to_exact_ones():
 
 @pytest.mark.parametrize(("name", "width"), [("default", 12), ("resnetish34", 7)])
 def test_dense_frames_pool_the_steps_of_the_padded_clip(narrow, name, width):
-    model, clip = narrow(name, normalization=(-6.0, 5.0)), voice(3, 20000)
+    model, clip = narrow(name, normalization=(-6.0, 5.0)), speech(3, 20000)
     runner = make_runner(model)
     assert isinstance(runner, PooledRunner)
     log_mel = model.frontend(torch.nn.functional.pad(clip, (8000, 8000))[None])
@@ -330,7 +330,7 @@ def test_dense_frames_pool_the_steps_of_the_padded_clip(narrow, name, width):
 @pytest.mark.parametrize(("frame_ms", "hop_ms"), [(1000, 50), (30, 10), (333.3, 7.7), (5000, 1000)])
 @pytest.mark.parametrize("n_samples", [1, 700, 17000])
 def test_dense_takes_any_grid(narrow, frame_ms, hop_ms, n_samples):
-    model, clip = narrow(), voice(1, 17000)[None, :n_samples]
+    model, clip = narrow(), speech(1, 17000)[None, :n_samples]
     dense, times = get_timestamp_embeddings(clip, model, frame_ms, hop_ms, dense=True)
     exact, exact_times = get_timestamp_embeddings(clip, model, frame_ms, hop_ms)
     assert dense.shape == exact.shape

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from parity_data import assert_close_to_peak, voice
+from parity_data import assert_close_to_peak, speech
 
 from serab_byols import ByolsModel, create_model, get_scene_embeddings
 from serab_byols.encoders import ENCODERS
@@ -22,7 +22,7 @@ def test_parts_make_up_the_whole(narrow, name):
     for attribute in ("sample_rate", "embedding_size", "scene_embedding_size", "timestamp_embedding_size"):
         assert type(getattr(model, attribute)) is int
     assert model.sample_rate == 16000
-    clips = torch.stack([voice(1, 8000), voice(2, 8000)])
+    clips = torch.stack([speech(1, 8000), speech(2, 8000)])
     with torch.no_grad():
         log_mel = model.frontend(clips)
         assert log_mel.shape == (2, 64, 51)
@@ -35,7 +35,7 @@ def test_parts_make_up_the_whole(narrow, name):
 
 @encoders
 def test_gradients_reach_the_samples(narrow, name):
-    clip = voice(1, 8000)[None].requires_grad_()
+    clip = speech(1, 8000)[None].requires_grad_()
     narrow(name)(clip).square().sum().backward()
     assert clip.grad.isfinite().all()
     assert (clip.grad != 0).float().mean() > 0.9
@@ -43,7 +43,7 @@ def test_gradients_reach_the_samples(narrow, name):
 
 def test_gradient_is_that_of_finite_differences(narrow):
     model = narrow(normalization=(-6.0, 5.0)).double()
-    clip = voice(1, 1200)[None].double()
+    clip = speech(1, 1200)[None].double()
     direction = torch.randn(clip.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     leaf = clip.clone().requires_grad_()
     model(leaf).sum().backward()
@@ -57,7 +57,7 @@ def test_gradient_is_that_of_finite_differences(narrow):
 @pytest.mark.parametrize("rule", ["clip", "batch", "hear2021", (-6.0, 5.0)])
 def test_forward_and_the_scene_function_agree(narrow, rule):
     model = narrow(normalization=rule)
-    clips = torch.stack([voice(1, 8000), voice(2, 8000) / 10])
+    clips = torch.stack([speech(1, 8000), speech(2, 8000) / 10])
     with torch.no_grad():
         assert_close_to_peak(get_scene_embeddings(clips, model), model(clips))
 
@@ -79,7 +79,7 @@ def test_repr_tells_a_person_what_it_is():
 
 
 def test_copies_and_pickles_are_equal(narrow):
-    model, clip = narrow(), voice(1, 8000)[None]
+    model, clip = narrow(), speech(1, 8000)[None]
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert isinstance(twin, ByolsModel)
         torch.testing.assert_close(twin(clip), model(clip))
@@ -109,7 +109,7 @@ def test_a_tiny_training_lowers_its_loss(narrow):
     model = narrow(normalization=(-6.0, 5.0)).train()
     head = torch.nn.Linear(8, 2)
     labels = torch.arange(8) % 2
-    clips = torch.stack([voice(seed, 4000) * (1.0 if seed % 2 else 0.01) for seed in range(8)])
+    clips = torch.stack([speech(seed, 4000) * (1.0 if seed % 2 else 0.01) for seed in range(8)])
     optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=3e-3)
     losses = []
     for _ in range(8):
