@@ -1,6 +1,6 @@
 """The fast path: equal to the plain module, never stale, and the caller's module is only read."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -198,16 +198,8 @@ def test_threads_share_one_model(narrow):
     model = narrow().train()
     clips = [speech(seed, 6000)[None] for seed in range(6)]
     expected = [get_scene_embeddings(clip, model) for clip in clips]
-    results = [None] * len(clips)
-
-    def work(i):
-        results[i] = get_scene_embeddings(clips[i], model)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(clips))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(clips)) as pool:
+        results = list(pool.map(lambda clip: get_scene_embeddings(clip, model), clips))
     for result, reference in zip(results, expected):
         assert_close_to_peak(result, reference)
     assert model.training
