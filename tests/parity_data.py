@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,7 @@ PUBLISHED_512 = (
 )
 MANIFEST: dict[str, Any] = json.loads((FOLDER / "manifest.json").read_text())
 
-_spec = importlib.util.spec_from_file_location("recipe", FOLDER / "recipe.py")
-assert _spec is not None
-assert _spec.loader is not None
-recipe = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(recipe)
+recipe = SimpleNamespace(**runpy.run_path(str(FOLDER / "recipe.py")))
 
 VARIANTS = list(MANIFEST["encoders"])
 """default2048, default512, resnetish34, clstm, cvt."""

@@ -126,7 +126,7 @@ def test_the_sample_rate_hardly_changes_an_embedding(tmp_path, tiny_model, rate_
 
 def test_order_and_number_of_files_do_not_change_a_record(clips, tiny_model):
     alone = {path: embed_file(path, tiny_model) for path in clips}
-    for paths in (clips, clips[::-1], clips[1:4], clips[:1] * 3 + clips):
+    for paths in (clips, [], clips[::-1], clips[1:4], clips[:1] * 3 + clips):
         assert_same_records(list(embed_files(paths, tiny_model)), [alone[path] for path in paths])
     assert_different(alone[clips[0]].embedding, alone[clips[4]].embedding)
 
@@ -227,19 +227,11 @@ def test_the_bounds_of_a_frame_are_clipped_to_the_segment(tmp_path, tiny_model, 
 # Errors
 
 
-@pytest.mark.parametrize(
-    ("file", "segment", "message"),
-    [
-        ("missing.wav", {}, r"missing\.wav: no such file"),
-        ("a.wav", {"start": 2.0}, r"a\.wav: the segment .* outside of the file's 0\.5 s"),
-    ],
-)
-def test_without_a_handler_the_error_is_raised(tmp_path, tiny_model, file, segment, message):
-    write(tmp_path / "a.wav", voice())
+def test_without_a_handler_the_error_is_raised(tmp_path, tiny_model):
     assert issubclass(AudioFileError, OSError)
     assert issubclass(AudioFileError, SerabByolsError)
-    with pytest.raises(AudioFileError, match=message):
-        embed_file(tmp_path / file, tiny_model, **segment)
+    with pytest.raises(AudioFileError, match=r"missing\.wav: no such file"):
+        embed_file(tmp_path / "missing.wav", tiny_model)
 
 
 def test_wrong_arguments_are_refused_at_the_call(tmp_path, tiny_model):
@@ -265,10 +257,6 @@ def test_a_name_that_is_not_utf8_is_an_error_but_its_folder_may_be(tmp_path, tin
     ((segment, error),) = errors
     assert segment.path == moved
     assert "not valid UTF-8" in str(error)
-
-
-def test_no_files_are_no_records(tiny_model):
-    assert list(embed_files([], tiny_model)) == []
 
 
 def test_paths_may_be_endless_and_stopping_leaves_no_threads(tmp_path, tiny_model, monkeypatch):

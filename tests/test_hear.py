@@ -55,27 +55,20 @@ def test_scenes_of_the_recipe_weights(variant):
 
 
 @pytest.mark.parametrize("case", ["ts_1000_50", "ts_380_25"])
-@pytest.mark.parametrize(("rule", "suffix"), [("hear2021", "upstream"), ("batch", "correct")])
-def test_timestamps_of_the_published_weights(published, case, rule, suffix):
-    published.normalization = rule
-    spec, arrays = MANIFEST["api"][case], reference("api")
-    embeddings, timestamps = get_timestamp_embeddings(
-        torch.stack(clips_of(case)), published, spec["frame_ms"], spec["hop_ms"]
-    )
-    expected = torch.from_numpy(arrays[f"{case}__{suffix}"])
-    atol = 1e-5 * float(expected.max()) if rule == "hear2021" else 2e-4
-    torch.testing.assert_close(embeddings, expected, rtol=0, atol=atol)
-    np.testing.assert_array_equal(timestamps.numpy(), arrays[f"{case}__timestamps"])
+def test_timestamps_of_the_published_weights(published, case):
+    arrays, spec, clips = reference("api"), MANIFEST["api"][case], torch.stack(clips_of(case))
 
+    def assert_embeddings(clips, rule, expected, atol=2e-4):
+        published.normalization = rule
+        actual, times = get_timestamp_embeddings(clips, published, spec["frame_ms"], spec["hop_ms"])
+        torch.testing.assert_close(actual, torch.from_numpy(expected), rtol=0, atol=atol)
+        np.testing.assert_array_equal(times, arrays[f"{case}__timestamps"][: len(clips)])
 
-@pytest.mark.parametrize("case", ["ts_1000_50", "ts_380_25"])
-def test_timestamps_with_explicit_statistics(published, case):
-    spec, arrays = MANIFEST["api"][case], reference("api")
-    for i, clip in enumerate(clips_of(case)):
-        published.normalization = arrays[f"{case}__stats_per_clip"][i].tolist()
-        embeddings, _ = get_timestamp_embeddings(clip[None], published, spec["frame_ms"], spec["hop_ms"])
-        expected = torch.from_numpy(arrays[f"{case}__per_clip"][i : i + 1])
-        torch.testing.assert_close(embeddings, expected, rtol=0, atol=2e-4)
+    upstream = arrays[f"{case}__upstream"]
+    assert_embeddings(clips, "hear2021", upstream, 1e-5 * upstream.max())
+    assert_embeddings(clips, "batch", arrays[f"{case}__correct"])
+    for i, statistics in enumerate(arrays[f"{case}__stats_per_clip"].tolist()):
+        assert_embeddings(clips[i : i + 1], statistics, arrays[f"{case}__per_clip"][i : i + 1])
 
 
 @encoders

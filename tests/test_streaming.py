@@ -153,11 +153,9 @@ def test_long_clips_in_memory_go_through_in_blocks(narrow, monkeypatch):
 
 def test_short_and_long_files_keep_their_order(tmp_path, narrow, monkeypatch):
     monkeypatch.setattr(decode_ahead, "STREAM_S", 0.3)
-    names = []
-    for i, n_samples in enumerate([3000, 9000, 3000, 3000, 9000]):
-        names.append(str(tmp_path / f"{i}.wav"))
-        write(names[-1], speech(i, n_samples).numpy())
-    assert [record.file for record in embed_files(names, narrow())] == names
+    lengths = enumerate([3000, 9000, 3000, 3000, 9000])
+    paths = [write(tmp_path / f"{i}.wav", speech(i, n_samples).numpy()) for i, n_samples in lengths]
+    assert [record.file for record in embed_files(paths, narrow())] == [str(path) for path in paths]
 
 
 def test_gradients_stay_on_between_records(recording, narrow, stream_files):
