@@ -4,6 +4,18 @@ import pytest
 import torch
 
 import serab_byols
+from serab_byols.encoders import audiontt, clstm, resnetish
+from serab_byols.inference.runners import module_runner
+
+NARROW_CONFIGS = {
+    "default": {"d": 8},
+    "cvt": {"channels": [8, 16, 24], "heads": [1, 1, 2], "depths": [1, 1, 1], "mlp_ratio": 2},
+}
+NARROW_CONSTANTS = (
+    (audiontt, {"CHANNELS": 8, "FEATURES": 64}),
+    (clstm, {"CHANNELS": 8, "HIDDEN": 16}),
+    (resnetish, {"STEM_CHANNELS": 4, "LAYERS": ((4, 3), (8, 4), (16, 6), (16, 3))}),
+)
 
 
 @pytest.fixture(scope="module")
@@ -12,6 +24,34 @@ def one_thread():
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Makes models with all layers of their encoder, few channels, and batch norms that matter."""
+
+    def make(name="default", **options):
+        torch.manual_seed(0)
+        model = serab_byols.create_model(name, **NARROW_CONFIGS.get(name, {}), **options)
+        for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+            for values, low, high in (
+                (norm.running_mean, -0.3, 0.3),
+                (norm.running_var, 0.5, 1.5),
+                (norm.weight, 0.5, 1.5),
+                (norm.bias, -0.3, 0.3),
+            ):
+                torch.nn.init.uniform_(values, low, high)
+        return model
+
+    for module, constants in NARROW_CONSTANTS:
+        for name, value in constants.items():
+            monkeypatch.setattr(module, name, value)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    module_runner._original_layers.cache_clear()
+    yield make
+    module_runner._original_layers.cache_clear()
     torch.set_num_threads(n_threads)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
-from serab_byols import ByolsModel, create_model
-from serab_byols.encoders import ENCODERS, Encoder
+from serab_byols import ByolsModel
+from serab_byols.encoders import ENCODERS, create_encoder
+from serab_byols.frontend import create_frontend
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path(__file__).resolve().parent / "parity"
@@ -21,11 +23,7 @@ PUBLISHED_512 = (
 )
 MANIFEST: dict[str, Any] = json.loads((FOLDER / "manifest.json").read_text())
 
-_spec = importlib.util.spec_from_file_location("recipe", FOLDER / "recipe.py")
-assert _spec is not None
-assert _spec.loader is not None
-recipe = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(recipe)
+recipe = SimpleNamespace(**runpy.run_path(str(FOLDER / "recipe.py")))
 
 VARIANTS = list(MANIFEST["encoders"])
 """default2048, default512, resnetish34, clstm, cvt."""
@@ -45,20 +43,23 @@ def recipe_state_dict(variant: str) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(np.asarray(array)) for key, array in arrays.items()}
 
 
-def recipe_encoder(variant: str) -> Encoder:
-    """A fresh encoder with the recipe's weights, in eval mode."""
-    return recipe_model(variant).encoder
+def recipe_config(variant: str) -> dict[str, Any]:
+    """Arguments of the encoder's class, read off the recipe's weights."""
+    encoder = ENCODERS[MANIFEST["encoders"][variant]["model_name"]]
+    config = encoder.config_from_state_dict(recipe_state_dict(variant))
+    assert config is not None
+    return config
 
 
 def recipe_model(variant: str, **options: Any) -> ByolsModel:
     """A fresh model with the recipe's weights, in eval mode."""
-    state = recipe_state_dict(variant)
-    name = MANIFEST["encoders"][variant]["model_name"]
-    config = ENCODERS[name].config_from_state_dict(state)
-    assert config is not None
-    model = create_model(name, **options, **config)
-    model.encoder.load_state_dict(state)
-    return model
+    name, config = MANIFEST["encoders"][variant]["model_name"], recipe_config(variant)
+    with torch.device("meta"):  # which spares the random weights
+        encoder = create_encoder(name, **config)
+    encoder.load_state_dict(
+        {key: value.clone() for key, value in recipe_state_dict(variant).items()}, assign=True
+    )
+    return ByolsModel(encoder, create_frontend("torch"), **options).eval()
 
 
 def encoder_input(index: int) -> tuple[str, torch.Tensor]:
@@ -73,7 +74,7 @@ def waveform(name: str) -> torch.Tensor:
     return torch.from_numpy(recipe.waveform(MANIFEST["wave_salt"], MANIFEST["waveforms"][name]["spec"]))
 
 
-def voice(seed: int, n_samples: int) -> torch.Tensor:
+def speech(seed: int, n_samples: int) -> torch.Tensor:
     """Speech-like samples (n,) that no parity number knows."""
     spec = {"name": f"voice_{seed}", "kind": "voice", "n": n_samples}
     return torch.from_numpy(recipe.waveform(seed, spec))

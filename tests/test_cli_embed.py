@@ -22,8 +22,6 @@ from serab_byols.inference.scenes import SceneEmbedder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-METADATA_KEY = b"serab_byols"
-
 
 @pytest.fixture
 def command(tiny_checkpoint):
@@ -52,7 +50,7 @@ def matrix(path):
 
 
 def metadata(path):
-    return json.loads(pyarrow.parquet.read_schema(path).metadata[METADATA_KEY])
+    return json.loads(pyarrow.parquet.read_schema(path).metadata[b"serab_byols"])
 
 
 def names(folder):
@@ -265,41 +263,33 @@ def test_wrong_usage_is_an_error_and_changes_no_file(
 # Interruptions
 
 
-def interrupted(*_):
-    raise KeyboardInterrupt  # what Ctrl-C is, also where a shell has its background jobs ignore it
-
-
-def broken(*_):
-    raise RuntimeError("broken")
-
-
+@pytest.mark.parametrize("name", ["out.parquet", "out.npz"])
 @pytest.mark.parametrize(
-    ("name", "exists", "failure"),
-    [
-        ("out.parquet", True, interrupted),
-        ("out.parquet", False, interrupted),
-        ("out.npz", True, interrupted),
-        ("out.npz", False, interrupted),
-        ("out.parquet", True, broken),
-    ],
+    ("error", "exists"), [(KeyboardInterrupt, True), (KeyboardInterrupt, False), (RuntimeError, True)]
 )
 def test_a_run_that_stops_midway_leaves_the_old_output_and_no_other_file(
-    tmp_path, clips, command, monkeypatch, capsys, name, exists, failure
+    tmp_path, clips, command, monkeypatch, capsys, name, error, exists
 ):
     out = tmp_path / name
     if exists:
         out.write_bytes(b"old")
-    before = names(tmp_path)
-    calls = iter([SceneEmbedder.__call__, failure])
-    monkeypatch.setattr(SceneEmbedder, "__call__", lambda *arguments: next(calls)(*arguments))
+    before, embed, calls = names(tmp_path), SceneEmbedder.__call__, []
+
+    def fail_the_second_time(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise error  # a KeyboardInterrupt is what Ctrl-C becomes
+        return embed(*arguments)
+
+    monkeypatch.setattr(SceneEmbedder, "__call__", fail_the_second_time)
     monkeypatch.setattr(embedding, "N_CLIPS_AHEAD", 1)  # a clip at a time: the first is written before
-    if failure is interrupted:
+    if error is KeyboardInterrupt:
         assert command(clips, tmp_path / "missing.wav", "-o", out) == 130
         assert "interrupted; nothing was written" in capsys.readouterr().err
     else:
-        with pytest.raises(RuntimeError, match="broken"):
+        with pytest.raises(error):
             command(clips, "-o", out)
-    assert next(calls, None) is None
+    assert len(calls) == 2
     assert names(tmp_path) == before
     if exists:
         assert out.read_bytes() == b"old"

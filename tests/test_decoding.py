@@ -81,10 +81,11 @@ def test_a_format_decodes_in_blocks_to_the_sound_that_was_encoded(tmp_path, monk
     assert np.sqrt(((decoded - samples) ** 2).mean()) < tolerance
 
 
-def test_channels_are_averaged(tmp_path):
-    left, right = voice(1), voice(2)
-    path = write(tmp_path / "a.wav", np.stack([left, right], axis=1), subtype="FLOAT")
-    np.testing.assert_allclose(read(path), (left + right) / 2, atol=1e-7)
+@pytest.mark.parametrize("n_channels", [2, 3, 6])
+def test_channels_are_averaged(tmp_path, n_channels):
+    channels = np.stack([voice(seed) for seed in range(n_channels)], axis=1)
+    path = write(tmp_path / "a.wav", channels, subtype="FLOAT")
+    np.testing.assert_allclose(read(path), channels.mean(axis=1), atol=1e-7)
 
 
 # Segments
@@ -141,54 +142,41 @@ def test_a_segment_that_is_empty_or_outside_of_the_file_is_an_error(tmp_path, st
 # Damaged files, and files that are not audio
 
 
-def truncated(path):
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    return path
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def with_sample(path, value):
-    samples = np.stack([voice(), voice()], axis=1).astype(np.float64)
-    samples[100] = value, -value
-    return write(path, samples, subtype="DOUBLE")
-
-
-def overwritten(path, first, content):
+def overwrite(path, first, content):
     whole = bytearray(path.read_bytes())
     whole[first : first + len(content)] = content
     path.write_bytes(whole)
-    return path
 
 
-def file_of(path, content):
-    path.write_bytes(content)
-    return path
-
-
-def folder_of(path):
-    path.mkdir()
-    return path
+def write_with_sample(path, value):
+    samples = np.stack([voice(), voice()], axis=1).astype(np.float64)
+    samples[100] = value, -value
+    write(path, samples, subtype="DOUBLE")
 
 
 TEXT = b"Hello! " * 99
 DAMAGED = {
-    "missing": ("a.wav", lambda path: path, "no such file"),
-    "folder": ("a.wav", folder_of, "is a folder, not an audio file"),
-    "zero bytes": ("a.wav", lambda path: file_of(path, b""), r"is empty \(0 bytes\)"),
+    "missing": ("a.wav", lambda path: None, "no such file"),
+    "folder": ("a.wav", lambda path: path.mkdir(), "is a folder, not an audio file"),
+    "zero bytes": ("a.wav", lambda path: path.touch(), r"is empty \(0 bytes\)"),
     "header only": ("a.wav", lambda path: write(path, np.zeros(0)), "holds no samples"),
-    "text": ("a.wav", lambda path: file_of(path, TEXT), "cannot be read as audio"),
-    "text as MP3": ("a.mp3", lambda path: file_of(path, TEXT), "no audio in it"),
-    "text as raw": ("a.raw", lambda path: file_of(path, TEXT), "cannot be read as audio"),
-    "cut header": ("a.wav", lambda path: file_of(path, b"RIFF\0\0"), "cannot be read as audio"),
-    "cut FLAC": ("a.flac", lambda path: truncated(write(path, voice())), "cannot be read as audio"),
+    "text": ("a.wav", lambda path: path.write_bytes(TEXT), "cannot be read as audio"),
+    "text as MP3": ("a.mp3", lambda path: path.write_bytes(TEXT), "no audio in it"),
+    "text as raw": ("a.raw", lambda path: path.write_bytes(TEXT), "cannot be read as audio"),
+    "cut header": ("a.wav", lambda path: path.write_bytes(b"RIFF\0\0"), "cannot be read as audio"),
+    "cut FLAC": ("a.flac", lambda path: truncate(write(path, voice())), "cannot be read as audio"),
     "corrupt FLAC": (
         "a.flac",
-        lambda path: overwritten(write(path, voice()), 2000, bytes(range(256))),
+        lambda path: overwrite(write(path, voice()), 2000, bytes(range(256))),
         "cannot be read as audio",
     ),
-    "NaN": ("a.wav", lambda path: with_sample(path, np.nan), "holds samples that are NaN"),
-    "infinity": ("a.wav", lambda path: with_sample(path, np.inf), "holds samples that are NaN, inf"),
-    "too loud": ("a.wav", lambda path: with_sample(path, 1e30), "or beyond 1e.12"),
+    "NaN": ("a.wav", lambda path: write_with_sample(path, np.nan), "holds samples that are NaN"),
+    "infinity": ("a.wav", lambda path: write_with_sample(path, np.inf), "holds samples that are NaN, inf"),
+    "too loud": ("a.wav", lambda path: write_with_sample(path, 1e30), "or beyond 1e.12"),
     "too short": ("a.wav", lambda path: write(path, voice()[:3], 192000), "shorter than one sample at 16000"),
 }
 
@@ -196,7 +184,8 @@ DAMAGED = {
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_the_error_of_a_file_names_it_once_and_says_why(tmp_path, damage):
     name, make, reason = DAMAGED[damage]
-    path = make(tmp_path / name)
+    path = tmp_path / name
+    make(path)
     with pytest.raises(AudioFileError, match=reason) as caught:
         read(path)
     assert str(caught.value).startswith(f"{path}: ")
@@ -214,7 +203,8 @@ def test_at_the_model_s_rate_samples_stay_as_they_are(tmp_path, subtype, scale):
 
 @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.mp3"])
 def test_a_truncated_file_ends_at_its_last_sample(tmp_path, name):
-    path = truncated(write(tmp_path / name, voice(1, 1, 44100), 44100, **FORMATS[name]))
+    path = write(tmp_path / name, voice(1, 1, 44100), 44100, **FORMATS[name])
+    truncate(path)
     with AudioClip(path) as clip:
         n_samples = len(clip.read(44100))
         assert clip.end_s == n_samples / 44100
@@ -228,7 +218,7 @@ def test_a_flac_that_does_not_state_its_length_is_read_to_its_end(tmp_path):
     # The low 36 bits of STREAMINFO's bytes 10 to 17 are the number of samples; encoders that write
     # to a pipe leave them zero. STREAMINFO begins at byte 8.
     high_bits = path.read_bytes()[21] & 0xF0
-    overwritten(path, 21, bytes([high_bits, 0, 0, 0, 0]))
+    overwrite(path, 21, bytes([high_bits, 0, 0, 0, 0]))
     with AudioClip(path) as clip:
         np.testing.assert_array_equal(clip.read(RATE_HZ), whole)
         assert clip.end_s == 2.0

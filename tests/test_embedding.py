@@ -20,7 +20,7 @@ from serab_byols import (
     get_timestamp_embeddings,
 )
 from serab_byols.corpus import embedding
-from serab_byols.corpus.decoding import AudioClip, resample_array
+from serab_byols.corpus.decoding import resample_array
 from serab_byols.corpus.segments import Segment
 from serab_byols.errors import AudioFileError, InvalidInputError
 
@@ -124,17 +124,9 @@ def test_the_sample_rate_hardly_changes_an_embedding(tmp_path, tiny_model, rate_
     assert record.end == pytest.approx(0.5, abs=1e-4)
 
 
-@pytest.mark.parametrize("n_channels", [2, 3, 6])
-def test_repeated_channels_do_not_change_an_embedding(tmp_path, tiny_model, n_channels):
-    samples = voice(1, 0.5, 44100)
-    mono = write(tmp_path / "mono.wav", samples, 44100)
-    many = write(tmp_path / "many.wav", np.stack([samples] * n_channels, axis=1), 44100)
-    assert_same(embed_file(many, tiny_model).embedding, embed_file(mono, tiny_model).embedding)
-
-
 def test_order_and_number_of_files_do_not_change_a_record(clips, tiny_model):
     alone = {path: embed_file(path, tiny_model) for path in clips}
-    for paths in (clips, clips[::-1], clips[1:4], clips[:1] * 3 + clips):
+    for paths in (clips, [], clips[::-1], clips[1:4], clips[:1] * 3 + clips):
         assert_same_records(list(embed_files(paths, tiny_model)), [alone[path] for path in paths])
     assert_different(alone[clips[0]].embedding, alone[clips[4]].embedding)
 
@@ -232,102 +224,14 @@ def test_the_bounds_of_a_frame_are_clipped_to_the_segment(tmp_path, tiny_model, 
     assert (record.start.dtype, record.end.dtype, record.time.dtype) == (np.dtype("f8"),) * 3
 
 
-# Streaming of long recordings
-
-
-@pytest.fixture
-def stream_everything(monkeypatch):
-    """Stream every clip, in small blocks, from the call on."""
-
-    def turn_on():
-        monkeypatch.setattr("serab_byols.corpus.decode_ahead.STREAM_S", 0.0)
-        monkeypatch.setattr("serab_byols.corpus.decoding._BLOCK_SAMPLES", 5000)
-        monkeypatch.setattr("serab_byols.inference.timestamps._COLUMNS_AT_ONCE", 100)
-
-    return turn_on
-
-
-both_statistics = pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
-
-
-@scenes_and_frames
-@both_statistics
-@pytest.mark.parametrize("segment", [{}, {"start": 0.25, "end": 1.5}])
-def test_streaming_does_not_change_a_record(
-    tmp_path, tiny_model, stream_everything, timestamps, normalization, segment
-):
-    model = model_with(tiny_model, normalization)
-    path = write(tmp_path / "a.mp3", np.stack([voice(1, 2, 44100), voice(2, 2, 44100)], axis=1), 44100)
-    options = {"timestamps": timestamps, "frame_duration": 300, "hop_size": 70, **segment}
-    expected = embed_file(path, model, **options)
-    stream_everything()
-    record = embed_file(path, model, **options)
-    assert record.file == expected.file
-    for name in ("start", "end", *["time"] * timestamps):
-        np.testing.assert_array_equal(getattr(record, name), getattr(expected, name))
-    np.testing.assert_allclose(record.embedding, expected.embedding, rtol=1e-4, atol=1e-5)
-
-
-@scenes_and_frames
-@both_statistics
-def test_a_damaged_recording_leaves_no_rows_when_streamed(
-    tmp_path, clips, tiny_model, stream_everything, timestamps, normalization
-):
-    samples = voice(1, 2)
-    samples[-10] = np.nan
-    damaged = write(tmp_path / "damaged.wav", samples, subtype="FLOAT")
-    stream_everything()
-    errors = []
-    records = embed_files(
-        [clips[0], damaged, clips[1]],
-        model_with(tiny_model, normalization),
-        timestamps=timestamps,
-        on_error=lambda segment, error: errors.append((segment.path, str(error))),
-    )
-    assert [record.file for record in records] == [str(clips[0]), str(clips[1])]
-    assert errors == [(damaged, f"{damaged}: holds samples that are NaN, infinite or beyond 1e+12")]
-
-
-@pytest.mark.parametrize(
-    ("stream", "timestamps", "normalization"),
-    [
-        (False, True, "clip"),
-        (True, False, "clip"),
-        (True, False, (-6.0, 5.0)),
-        (True, True, "clip"),
-        (True, True, (-6.0, 5.0)),
-    ],
-)
-def test_a_record_of_a_truncated_file_ends_at_its_last_sample(
-    tmp_path, tiny_model, stream_everything, stream, timestamps, normalization
-):
-    path = write(tmp_path / "a.mp3", voice(1, 2, 44100), 44100)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with AudioClip(path) as clip:
-        duration_s = len(clip.read(44100)) / 44100
-    assert duration_s < 1.5
-    if stream:
-        stream_everything()
-    record = embed_file(path, model_with(tiny_model, normalization), timestamps=timestamps)
-    assert np.max(record.end) == duration_s
-
-
 # Errors
 
 
-@pytest.mark.parametrize(
-    ("file", "segment", "message"),
-    [
-        ("missing.wav", {}, r"missing\.wav: no such file"),
-        ("a.wav", {"start": 2.0}, r"a\.wav: the segment .* outside of the file's 0\.5 s"),
-    ],
-)
-def test_without_a_handler_the_error_is_raised(tmp_path, tiny_model, file, segment, message):
-    write(tmp_path / "a.wav", voice())
+def test_without_a_handler_the_error_is_raised(tmp_path, tiny_model):
     assert issubclass(AudioFileError, OSError)
     assert issubclass(AudioFileError, SerabByolsError)
-    with pytest.raises(AudioFileError, match=message):
-        embed_file(tmp_path / file, tiny_model, **segment)
+    with pytest.raises(AudioFileError, match=r"missing\.wav: no such file"):
+        embed_file(tmp_path / "missing.wav", tiny_model)
 
 
 def test_wrong_arguments_are_refused_at_the_call(tmp_path, tiny_model):
@@ -353,10 +257,6 @@ def test_a_name_that_is_not_utf8_is_an_error_but_its_folder_may_be(tmp_path, tin
     ((segment, error),) = errors
     assert segment.path == moved
     assert "not valid UTF-8" in str(error)
-
-
-def test_no_files_are_no_records(tiny_model):
-    assert list(embed_files([], tiny_model)) == []
 
 
 def test_paths_may_be_endless_and_stopping_leaves_no_threads(tmp_path, tiny_model, monkeypatch):

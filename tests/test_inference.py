@@ -1,18 +1,13 @@
-"""The fast path: equal to the plain module, never stale, harmless to the caller's module."""
+"""The fast path: equal to the plain module, never stale, and the caller's module is only read."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from parity_data import VARIANTS, assert_close_to_peak, encoder_input, recipe_model, voice
+from parity_data import VARIANTS, assert_close_to_peak, encoder_input, recipe_model, speech
 
-from serab_byols import (
-    create_model,
-    get_scene_embeddings,
-    get_timestamp_embeddings,
-    load_model,
-    save_checkpoint,
-)
+from serab_byols import get_scene_embeddings, get_timestamp_embeddings, load_model, save_checkpoint
+from serab_byols.encoders import ENCODERS
 from serab_byols.errors import InvalidInputError
 from serab_byols.inference.frame_grid import FrameGrid
 from serab_byols.inference.runners import PooledRunner, Runner, make_runner
@@ -24,68 +19,61 @@ from serab_byols.inference.streaming import split_into_blocks
 from serab_byols.inference.timestamps import cut_frames
 from serab_byols.normalization import Statistics
 
-variants = pytest.mark.parametrize("variant", VARIANTS)
+CLIP = speech(1, 4000)[None]
+encoders = pytest.mark.parametrize("name", list(ENCODERS))
 
 
-def run(model, log_mel):
+@pytest.fixture(autouse=True)
+def no_grad():
     with torch.no_grad():
-        return make_runner(model)(log_mel)
+        yield
 
 
-def plain(model, log_mel):
-    with torch.no_grad():
-        return model.encoder(log_mel[:, None])
+def noise(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-@variants
-@pytest.mark.parametrize("index", range(5))
-def test_runner_equals_the_module(variant, index):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_runner_equals_the_module(variant):
     model = recipe_model(variant)
-    assert not isinstance(make_runner(model), ModuleRunner)
-    x = encoder_input(index)[1][:, 0]
-    assert_close_to_peak(run(model, x), plain(model, x))
+    runner, shortest = make_runner(model), model.encoder.min_columns
+    assert not isinstance(runner, ModuleRunner)
+    inputs = [encoder_input(index)[1][:, 0] for index in range(5)]
+    for x in (*inputs, *(noise(1, 64, n_columns) for n_columns in (shortest, shortest + 1, 37, 53))):
+        assert_close_to_peak(runner(x), model.encoder(x[:, None]))
 
 
-@variants
-def test_runner_equals_the_module_at_odd_lengths(variant):
-    model = recipe_model(variant)
-    for n_columns in (model.encoder.min_columns, model.encoder.min_columns + 1, 37, 53):
-        x = torch.randn(1, 64, n_columns, generator=torch.Generator().manual_seed(n_columns))
-        assert_close_to_peak(run(model, x), plain(model, x))
-
-
-@pytest.mark.parametrize("variant", ["default512", "resnetish34", "clstm"])
-def test_chunks_with_halos_equal_the_whole(variant):
-    model = recipe_model(variant)
-    x = torch.randn(1, 64, 777, generator=torch.Generator().manual_seed(0))
-    expected = plain(model, x)
+@pytest.mark.parametrize("name", ["default", "resnetish34", "clstm"])
+def test_chunks_with_halos_equal_the_whole(narrow, name):
+    model, x = narrow(name), noise(1, 64, 777)
     runner = make_runner(model)
-    with torch.no_grad():
-        for n_steps in (20, 23):
-            runner.chunk_columns = n_steps * runner.stride
-            assert len(list(runner.steps(x))) > 1
-            assert_close_to_peak(runner(x), expected)
-            assert_close_to_peak(torch.cat(list(runner.steps(x)), dim=1), runner.features(x))
-        # Without halos they do not: the test can fail.
-        runner.halo_before = runner.halo_after = 0
-        cut, whole = torch.cat(list(runner.steps(x)), dim=1), runner.features(x)
-        assert cut.shape != whole.shape or (cut - whole).abs().max() > 1e-3
+    for n_steps in (20, 23):
+        runner.chunk_columns = n_steps * runner.stride
+        assert len(list(runner.steps(x))) > 1
+        assert_close_to_peak(runner(x), model.encoder(x[:, None]))
+        assert_close_to_peak(torch.cat(list(runner.steps(x)), dim=1), runner.features(x))
+    # Without halos they do not: the test can fail.
+    runner.halo_before = runner.halo_after = 0
+    cut, whole = torch.cat(list(runner.steps(x)), dim=1), runner.features(x)
+    assert cut.shape != whole.shape or (cut - whole).abs().max() > 1e-3 * whole.abs().max()
 
 
-@variants
-def test_micro_batches_equal_the_batch(variant):
-    model = recipe_model(variant)
-    x = torch.randn(7, 64, 32, generator=torch.Generator().manual_seed(0))
+@encoders
+def test_micro_batches_equal_the_batch(narrow, name):
+    model, x = narrow(name), noise(7, 64, 32)
     runner = make_runner(model)
     runner.columns_at_once = 64
-    with torch.no_grad():
-        assert_close_to_peak(runner(x), plain(model, x))
+    assert_close_to_peak(runner(x), model.encoder(x[:, None]))
 
 
+# --- never stale, caller's model untouched -------------------------------------------------------
+
+
+@torch.enable_grad()
 def change_by_fused_optimizer(model):
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
-    model.encoder(torch.randn(2, 1, 64, 32)).sum().backward()
+    model.encoder(noise(2, 1, 64, 32)).sum().backward()
     optimizer.step()
     model.eval()
 
@@ -97,8 +85,7 @@ def change_through_data(model):
 
 def change_norm_buffers(model):
     model.train()
-    with torch.no_grad():
-        model.encoder(torch.randn(2, 1, 64, 32) * 5 + 1)
+    model.encoder(noise(2, 1, 64, 32) * 5 + 1)
     model.eval()
 
 
@@ -110,188 +97,141 @@ def change_by_to(model):
     model.to(torch.float64)
 
 
-@pytest.mark.parametrize("name", ["default", "clstm", "cvt", "resnetish34"])
 @pytest.mark.parametrize(
-    "change",
+    ("name", "change"),
     [
-        change_by_fused_optimizer,
-        change_through_data,
-        change_norm_buffers,
-        change_by_load_state_dict,
-        change_by_to,
+        *((name, change_by_fused_optimizer) for name in ENCODERS),
+        ("default", change_through_data),
+        ("default", change_norm_buffers),
+        ("default", change_by_load_state_dict),
+        ("default", change_by_to),
     ],
 )
-def test_never_stale(name, change):
-    torch.manual_seed(0)
-    model = create_model(name, **({"d": 32} if name == "default" else {}))
-    clip = voice(1, 4000)[None]
-    before = get_scene_embeddings(clip, model)
+def test_never_stale(narrow, name, change):
+    model = narrow(name)
+    before = get_scene_embeddings(CLIP, model)
     change(model)
-    after = get_scene_embeddings(clip, model)
-    with torch.no_grad():
-        assert_close_to_peak(after, model(clip).float(), 2e-5)
+    after = get_scene_embeddings(CLIP, model)
+    assert_close_to_peak(after, model(CLIP).float(), 2e-5)
     if change is not change_by_to:
         assert (after - before).abs().max() > 1e-4 * before.abs().max()
 
 
-def test_hooks_replaced_layers_and_subclasses_run_as_they_are():
-    torch.manual_seed(0)
-    clip = voice(1, 4000)[None]
-
-    model = create_model("default", d=16)
-    before = get_scene_embeddings(clip, model)
-    handle = model.encoder.fc[0].register_forward_hook(lambda module, args, output: output * 2)
-    hooked = get_scene_embeddings(clip, model)
-    assert (hooked - before).abs().max() > 1e-3
-    torch.testing.assert_close(hooked, model(clip).detach())
-    handle.remove()
-    torch.testing.assert_close(get_scene_embeddings(clip, model), before)
-
-    class Doubled(torch.nn.Linear):
-        def forward(self, x):
-            return super().forward(x) * 2
-
-    layer = Doubled(16, 16)
-    layer.load_state_dict(model.encoder.fc[3].state_dict())
-    model.encoder.fc[3] = layer.eval()
-    torch.testing.assert_close(get_scene_embeddings(clip, model), model(clip).detach())
-    assert isinstance(make_runner(model), ModuleRunner)
-
-    model = create_model("default", d=16)
-    torch.nn.utils.parametrizations.weight_norm(model.encoder.features[0])
-    torch.testing.assert_close(get_scene_embeddings(clip, model), model(clip).detach(), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize(
+    ("name", "layer"), [("default", "fc.3"), ("clstm", "fc_final.0"), ("cvt", "layers.0.0")]
+)
+def test_never_stale_within_one_autocast(narrow, name, layer):
+    """Autocast keeps its copies of parameters until it ends."""
+    model = narrow(name)
+    with torch.enable_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        before = get_scene_embeddings(CLIP, model)
+        model.encoder.get_submodule(layer).weight.data.mul_(3)
+        after = get_scene_embeddings(CLIP, model)
+    assert (after - before).abs().max() > 0.01 * before.abs().max()
 
 
-def test_never_stale_within_one_autocast():
-    """Which keeps what it made of a parameter for as long as it lasts."""
-    torch.manual_seed(0)
-    clip = voice(1, 4000)[None]
-    for name, layer in (("default", "fc.3"), ("clstm", "fc_final.0"), ("cvt", "layers.0.0")):
-        model = create_model(name, **({"d": 16} if name == "default" else {}))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            before = get_scene_embeddings(clip, model)
-            model.encoder.get_submodule(layer).weight.data.mul_(3)
-            after = get_scene_embeddings(clip, model)
-        assert (after - before).abs().max() > 0.01 * before.abs().max(), name
+class DoubledLinear(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * 2
 
 
-def test_layers_of_the_same_class_with_other_settings_run_as_they_are():
-    torch.manual_seed(0)
-    clip = voice(1, 4000)[None]
-    model = create_model("default", d=16)
-    model.encoder.features[0] = torch.nn.Conv2d(1, 64, 3, padding=1, padding_mode="reflect")
-    torch.testing.assert_close(get_scene_embeddings(clip, model), model(clip).detach())
-    model = create_model("default", d=16)
-    model.encoder.features[1] = torch.nn.BatchNorm2d(64, affine=False).eval()
-    torch.testing.assert_close(get_scene_embeddings(clip, model), model(clip).detach())
+def add_hook(encoder):
+    return encoder.fc[0].register_forward_hook(lambda module, args, output: output * 2)
 
 
-def hooked(encoder):
-    encoder.features[0].register_forward_hook(lambda *_: None)
+def replace_by_subclass(encoder):
+    encoder.fc[3] = DoubledLinear(8, 8)
 
 
-def with_a_forward_of_its_own(encoder):
+def parametrize_weight(encoder):
+    torch.nn.utils.parametrizations.weight_norm(encoder.features[0])
+
+
+def set_own_forward(encoder):
     encoder.forward = encoder.forward  # as wrappers of a module do
 
 
-@pytest.mark.parametrize("change", [hooked, with_a_forward_of_its_own])
-def test_plain_runner_neither_trains_nor_changes_mode(change):
-    torch.manual_seed(0)
-    model = create_model("default", d=16)
-    change(model.encoder)
-    clip = voice(1, 4000)[None]
-    expected = get_scene_embeddings(clip, model)
+def change_padding_mode(encoder):
+    encoder.features[0] = torch.nn.Conv2d(1, 8, 3, padding=1, padding_mode="reflect")
+
+
+def remove_affine(encoder):
+    encoder.features[1] = torch.nn.BatchNorm2d(8, affine=False)
+
+
+@pytest.mark.parametrize(
+    "modify",
+    [add_hook, replace_by_subclass, parametrize_weight, set_own_forward, change_padding_mode, remove_affine],
+)
+def test_modified_encoders_run_their_own_code_in_eval_mode(narrow, modify):
+    model = narrow()
+    modify(model.encoder)
+    assert isinstance(make_runner(model), ModuleRunner)
+    expected = model.eval()(CLIP)
     model.train()
     buffers = {key: value.clone() for key, value in model.encoder.named_buffers()}
-    torch.testing.assert_close(get_scene_embeddings(clip, model), expected)
+    assert_close_to_peak(get_scene_embeddings(CLIP, model), expected)
     assert all(module.training for module in model.modules())
-    for key, value in model.encoder.named_buffers():
-        torch.testing.assert_close(value, buffers[key], rtol=0, atol=0)
+    assert all(torch.equal(value, buffers[key]) for key, value in model.encoder.named_buffers())
 
 
-def test_threads_share_one_model():
-    model = recipe_model("default512").train()
-    clips = [voice(seed, 6000)[None] for seed in range(6)]
+def test_a_hook_takes_effect_until_it_is_removed(narrow):
+    model = narrow()
+    before = get_scene_embeddings(CLIP, model)
+    handle = add_hook(model.encoder)
+    assert (get_scene_embeddings(CLIP, model) - before).abs().max() > 0.01 * before.abs().max()
+    handle.remove()
+    assert torch.equal(get_scene_embeddings(CLIP, model), before)
+
+
+def test_threads_share_one_model(narrow):
+    model = narrow().train()
+    clips = [speech(seed, 6000)[None] for seed in range(6)]
     expected = [get_scene_embeddings(clip, model) for clip in clips]
-    results = [None] * len(clips)
-
-    def work(i):
-        results[i] = get_scene_embeddings(clips[i], model)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(clips))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(clips)) as pool:
+        results = list(pool.map(lambda clip: get_scene_embeddings(clip, model), clips))
     for result, reference in zip(results, expected):
         assert_close_to_peak(result, reference)
     assert model.training
 
 
-def test_a_compiled_encoder_is_saved_with_the_published_keys(tmp_path):
-    torch.manual_seed(0)
-    model = create_model("default", d=16)
-    clip = voice(1, 6000)[None]
-    expected = get_scene_embeddings(clip, model)
+def test_compiled_models_and_encoders(narrow, tmp_path):
+    model = narrow()
+    expected = get_scene_embeddings(CLIP, model)
+    assert_close_to_peak(get_scene_embeddings(CLIP, torch.compile(model, backend="eager")), expected)
     model.encoder = torch.compile(model.encoder, backend="eager")
-    path = save_checkpoint(model, tmp_path / "compiled.safetensors")
-    torch.testing.assert_close(get_scene_embeddings(clip, load_model(path)), expected)
+    assert_close_to_peak(get_scene_embeddings(CLIP, model), expected)
+    assert_close_to_peak(model(CLIP), expected)
+    path = save_checkpoint(model, tmp_path / "compiled.safetensors")  # with the published keys
+    assert_close_to_peak(get_scene_embeddings(CLIP, load_model(path)), expected)
 
 
-def test_works_under_torch_compile():
-    model = recipe_model("default512")
-    clip = voice(1, 6000)[None]
-    expected = get_scene_embeddings(clip, model)
-    compiled = torch.compile(model, backend="eager")
-    assert_close_to_peak(get_scene_embeddings(clip, compiled), expected)
-    model.encoder = torch.compile(model.encoder, backend="eager")
-    assert_close_to_peak(get_scene_embeddings(clip, model), expected)
-    assert_close_to_peak(model(clip).detach(), expected)
-
-
-@pytest.mark.parametrize("variant", ["default512", "resnetish34", "clstm", "cvt"])
-def test_autocast_is_the_callers_choice(variant):
-    model = recipe_model(variant)
-    clip = voice(1, 8000)[None]
-    expected = get_scene_embeddings(clip, model)
+@encoders
+def test_autocast_is_the_callers_choice(narrow, name):
+    model = narrow(name)
+    expected = get_scene_embeddings(CLIP, model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        embedding = get_scene_embeddings(clip, model)
-        frames, _ = get_timestamp_embeddings(clip, model)
+        embedding = get_scene_embeddings(CLIP, model)
+        frames, _ = get_timestamp_embeddings(CLIP, model)
+        forward = model(CLIP).float()
     assert embedding.dtype == frames.dtype == torch.float32
     assert not torch.equal(embedding, expected)
     assert_close_to_peak(embedding, expected, 5e-2)
+    assert_close_to_peak(forward, expected, 5e-2)
 
 
-def test_a_scene_too_long_for_attention_is_refused_before_memory_runs_out():
-    model = recipe_model("cvt")
+def test_a_scene_too_long_for_attention_is_refused_before_memory_runs_out(narrow):
     with pytest.raises(InvalidInputError, match=r"quadratic.*limited to 10 minutes, got 10\.0"):
-        run(model, torch.zeros(1, 64, MAX_COLUMNS + 1))
+        make_runner(narrow("cvt"))(torch.zeros(1, 64, MAX_COLUMNS + 1))
 
 
 # --- frames that share features -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("frame_ms", "hop_ms"),
-    [(1000, 50), (1000, 10), (950, 25), (1003, 50), (999, 40), (500, 20), (380, 25), (330, 10), (1010, 110)],
-)
-@pytest.mark.parametrize(
-    ("variant", "runner", "n_samples"),
-    [
-        ("default512", AudioNTTRunner, 16000),
-        ("default512", AudioNTTRunner, 27777),
-        ("clstm", CLSTMRunner, 17777),
-    ],
-)
-def test_shared_features_equal_those_of_frames_cut_first(
-    monkeypatch, variant, runner, n_samples, frame_ms, hop_ms
-):
-    model = recipe_model(variant)
-    clip = voice(6, n_samples)[None]
-    n_shared = []
-    as_it_was = runner._shared
+def assert_shared_frames_equal_those_cut_first(model, runner, clip, frame_ms, hop_ms, monkeypatch):
+    n_shared, original = [], runner._shared
     monkeypatch.setattr(
-        runner, "_shared", lambda self, frames: n_shared.append(len(frames)) or as_it_was(self, frames)
+        runner, "_shared", lambda self, frames: n_shared.append(len(frames)) or original(self, frames)
     )
     embeddings, _ = get_timestamp_embeddings(clip, model, frame_ms, hop_ms)
     assert sum(n_shared) == embeddings.shape[1]
@@ -299,42 +239,70 @@ def test_shared_features_equal_those_of_frames_cut_first(
     assert_close_to_peak(embeddings, get_timestamp_embeddings(clip, model, frame_ms, hop_ms)[0])
 
 
+sharing = pytest.mark.parametrize(("name", "runner"), [("default", AudioNTTRunner), ("clstm", CLSTMRunner)])
+
+
+@sharing
+@pytest.mark.parametrize(
+    ("frame_ms", "hop_ms"),
+    [(1000, 50), (1000, 10), (950, 25), (1003, 50), (999, 40), (500, 20), (380, 25), (330, 10), (1010, 110)],
+)
+def test_shared_features_equal_those_of_frames_cut_first(narrow, monkeypatch, name, runner, frame_ms, hop_ms):
+    clip = speech(6, 27777 if name == "default" else 17777)[None]
+    assert_shared_frames_equal_those_cut_first(narrow(name), runner, clip, frame_ms, hop_ms, monkeypatch)
+
+
 @pytest.mark.parametrize(("variant", "runner"), [("default512", AudioNTTRunner), ("clstm", CLSTMRunner)])
+def test_shared_features_at_the_published_widths(monkeypatch, variant, runner):
+    clip = speech(6, 9000)[None]
+    assert_shared_frames_equal_those_cut_first(recipe_model(variant), runner, clip, 500, 50, monkeypatch)
+
+
+@sharing
 @pytest.mark.parametrize(
     ("frame_ms", "hop_ms"), [(1000, 33.3), (200, 10), (1000, 990), (90, 10), (1000, 1.0625)]
 )
-def test_frames_with_little_in_common_are_computed_apart(monkeypatch, variant, runner, frame_ms, hop_ms):
-    model = recipe_model(variant)
+def test_frames_with_little_in_common_are_computed_apart(narrow, monkeypatch, name, runner, frame_ms, hop_ms):
     monkeypatch.setattr(runner, "_shared", lambda self, frames: pytest.fail("shared"))
-    clip = voice(6, 8000 if hop_ms > 2 else 600)[None]
-    embeddings, _ = get_timestamp_embeddings(clip, model, frame_ms, hop_ms)
-    assert embeddings.isfinite().all()
+    clip = speech(6, 8000 if hop_ms > 2 else 600)[None]
+    assert get_timestamp_embeddings(clip, narrow(name), frame_ms, hop_ms)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("hop_ms", [20, 5_000, 60_000])
+def test_frames_that_are_cut_together_hold_samples_of_bounded_length(narrow, hop_ms):
+    grid, clip = FrameGrid(1000.0, float(hop_ms), 16000), torch.zeros(16000 * 600)
+    batches = list(cut_frames(lambda: split_into_blocks(clip), narrow(), grid, Statistics(0.0, 1.0)))
+    assert sum(map(len, batches)) == grid.n_frames(len(clip))
+    assert max(len(batch.samples) for batch in batches) < 16000 * 180
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_frames_far_apart_are_some_of_those_that_lie_close(narrow, dense):
+    """On a clip that goes through in several blocks and chunks."""
+    model, clip = narrow(normalization=(-6.0, 5.0)), speech(2, 16000 * 60)[None]
+    close, _ = get_timestamp_embeddings(clip, model, 500, 1000, dense=dense)
+    apart, times = get_timestamp_embeddings(clip, model, 500, 13000, dense=dense)
+    assert times[0].tolist() == [13000.0 * k for k in range(5)]
+    assert_close_to_peak(apart, close[:, ::13])
 
 
 # --- dense frames -------------------------------------------------------------------------------
 
 
 def test_dense_frames_are_close_to_exact_ones():
-    model = recipe_model("default512", normalization=(-6.0, 5.0))
-    clip = voice(3, 32000)
-    exact, times = get_timestamp_embeddings(clip[None], model)
-    dense, dense_times = get_timestamp_embeddings(clip[None], model, dense=True)
-    assert dense.shape == exact.shape
-    assert torch.equal(times, dense_times)
-    centred = [frames[0] - exact[0].mean(dim=0) for frames in (exact, dense)]
-    similarity = torch.nn.functional.cosine_similarity(*centred)
+    model, clip = recipe_model("default512", normalization=(-6.0, 5.0)), speech(3, 24000)[None]
+    exact, dense = (get_timestamp_embeddings(clip, model, dense=dense)[0][0] for dense in (False, True))
+    similarity = torch.nn.functional.cosine_similarity(exact - exact.mean(0), dense - exact.mean(0))
     assert similarity.median() > 0.9
 
 
-@pytest.mark.parametrize(("variant", "width"), [("default512", 12), ("resnetish34", 7)])
-def test_dense_frames_pool_the_steps_of_the_padded_clip(variant, width):
-    model = recipe_model(variant, normalization=(-6.0, 5.0))
-    clip = voice(3, 20000)
+@pytest.mark.parametrize(("name", "width"), [("default", 12), ("resnetish34", 7)])
+def test_dense_frames_pool_the_steps_of_the_padded_clip(narrow, name, width):
+    model, clip = narrow(name, normalization=(-6.0, 5.0)), speech(3, 20000)
     runner = make_runner(model)
     assert isinstance(runner, PooledRunner)
-    with torch.no_grad():
-        log_mel = model.frontend(torch.nn.functional.pad(clip, (8000, 8000))[None])
-        steps = runner.features((log_mel + 6) / 5)[0]
+    log_mel = model.frontend(torch.nn.functional.pad(clip, (8000, 8000))[None])
+    steps = runner.features((log_mel + 6) / 5)[0]
     dense, _ = get_timestamp_embeddings(clip[None], model, 1000, 160, dense=True)
     for k in range(dense.shape[1]):  # 160 ms are two steps of the one, one of the other
         window = steps[k * 16 // runner.stride :][:width]
@@ -343,37 +311,16 @@ def test_dense_frames_pool_the_steps_of_the_padded_clip(variant, width):
 
 @pytest.mark.parametrize(("frame_ms", "hop_ms"), [(1000, 50), (30, 10), (333.3, 7.7), (5000, 1000)])
 @pytest.mark.parametrize("n_samples", [1, 700, 17000])
-def test_dense_takes_any_grid(frame_ms, hop_ms, n_samples):
-    model = create_model("default", d=8)
-    audio = voice(1, 17000)[None, :n_samples]
-    dense, times = get_timestamp_embeddings(audio, model, frame_ms, hop_ms, dense=True)
-    exact, exact_times = get_timestamp_embeddings(audio, model, frame_ms, hop_ms)
+def test_dense_takes_any_grid(narrow, frame_ms, hop_ms, n_samples):
+    model, clip = narrow(), speech(1, 17000)[None, :n_samples]
+    dense, times = get_timestamp_embeddings(clip, model, frame_ms, hop_ms, dense=True)
+    exact, exact_times = get_timestamp_embeddings(clip, model, frame_ms, hop_ms)
     assert dense.shape == exact.shape
     assert torch.equal(times, exact_times)
     assert dense.isfinite().all()
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_frames_far_apart_are_some_of_those_that_lie_close(dense):
-    """On a clip that goes through in several blocks and chunks."""
-    model = create_model("default", d=8, normalization=(-6.0, 5.0))
-    clip = voice(2, 16000 * 60)[None]
-    close, _ = get_timestamp_embeddings(clip, model, 500, 1000, dense=dense)
-    apart, times = get_timestamp_embeddings(clip, model, 500, 13000, dense=dense)
-    assert times[0].tolist() == [13000.0 * k for k in range(5)]
-    assert_close_to_peak(apart, close[:, ::13])
-
-
-@pytest.mark.parametrize("hop_ms", [20, 5_000, 60_000])
-def test_frames_that_are_cut_together_hold_samples_of_bounded_length(hop_ms):
-    model, grid = create_model("default", d=8), FrameGrid(1000.0, float(hop_ms), 16000)
-    clip = torch.zeros(16000 * 600)
-    batches = list(cut_frames(lambda: split_into_blocks(clip), model, grid, Statistics(0.0, 1.0)))
-    assert sum(map(len, batches)) == grid.n_frames(len(clip))
-    assert max(len(batch.samples) for batch in batches) < 16000 * 180
-
-
 @pytest.mark.parametrize("name", ["clstm", "cvt"])
-def test_dense_is_for_convolutions(name):
+def test_dense_is_for_convolutions(narrow, name):
     with pytest.raises(InvalidInputError, match="'default' and 'resnetish34'"):
-        get_timestamp_embeddings(voice(1, 4000)[None], create_model(name), dense=True)
+        get_timestamp_embeddings(CLIP, narrow(name), dense=True)

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from parity_data import MANIFEST, reference
 
+from serab_byols import get_timestamp_embeddings
 from serab_byols.errors import InvalidInputError
 from serab_byols.inference.frame_grid import FrameGrid
 
@@ -25,8 +27,8 @@ def test_framing_tables(index):
     np.testing.assert_array_equal(first_last, expected.reshape(first_last.shape))
 
 
-@pytest.mark.parametrize("hop_ms", [50, 25, 33.3, 0.1, 7.77, 10.03125, 1000])
-@pytest.mark.parametrize("n_samples", [1, 2, 513, 5000, 16000, 17120, 64001])
+@pytest.mark.parametrize("hop_ms", [50, 33.3, 0.1, 10.03125, 1000])
+@pytest.mark.parametrize("n_samples", [1, 513, 16000, 17120, 64001])
 def test_timestamps_cover_the_clip_and_never_pass_its_end(hop_ms, n_samples):
     grid = FrameGrid(1000, hop_ms, 16000)
     n_frames = grid.n_frames(n_samples)
@@ -43,9 +45,8 @@ def test_frame_length_rounds_to_the_nearest_sample(frame_ms):
     assert FrameGrid(frame_ms, 50, 16000).frame_samples == round(frame_ms * 16)
 
 
-@pytest.mark.parametrize("value", [0, -50, 0.01, float("nan"), float("inf"), "50", None, True])
+@pytest.mark.parametrize("value", [0, 0.01, float("inf")])  # test_bad_input.py has more
 @pytest.mark.parametrize("name", ["frame_duration", "hop_size"])
-def test_impossible_grids_are_refused(name, value):
-    frame_ms, hop_ms = (value, 50) if name == "frame_duration" else (1000, value)
+def test_impossible_grids_are_refused(tiny_model, name, value):
     with pytest.raises(InvalidInputError, match=name):
-        FrameGrid(frame_ms, hop_ms, 16000)
+        get_timestamp_embeddings(torch.zeros(1, 16000), tiny_model, **{name: value})
