@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 SPEC := pyproject.toml setup.py constraints.txt
 
-.PHONY: demo test lint bench wheel clean
+.PHONY: demo test lint fuzz bench wheel clean
 
 demo: .venv/.demo  ## embed the example clips with the default weights
 	$(BIN)/python examples/embed_clips.py
@@ -16,6 +16,9 @@ lint: .venv/.dev  ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: .venv/.dev  ## damaged files of every kind, for a minute
+	$(BIN)/python fuzz/fuzz.py
 
 bench: .venv/.bench  ## measure speed and memory on this machine; takes long
 	$(BIN)/python benchmarks/run.py

@@ -32,8 +32,8 @@ def _write_extreme(content: bytes, rng: np.random.Generator) -> bytes:
     """A size or a count that is not true."""
     at, n_bytes = _position(content, rng), int(rng.choice([1, 2, 4, 8]))
     value = int(rng.choice(_EXTREMES)) & ((1 << 8 * n_bytes) - 1)
-    order = "little" if rng.random() < 0.5 else "big"
-    return content[:at] + value.to_bytes(n_bytes, order) + content[at + n_bytes :]
+    number = value.to_bytes(n_bytes, "little")
+    return content[:at] + (number if rng.random() < 0.5 else number[::-1]) + content[at + n_bytes :]
 
 
 def _truncate(content: bytes, rng: np.random.Generator) -> bytes:

@@ -309,7 +309,7 @@ def test_a_terminated_run_leaves_nothing_behind(tmp_path, number):
         process.send_signal(number)
         _, error = process.communicate()
     assert process.returncode == 128 + number
-    assert error == "serab-byols: terminated; nothing was written\n"
+    assert error == "serab-byols: terminated; unfinished output was removed\n"
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".flac"]
 
 

@@ -285,7 +285,7 @@ def test_a_run_that_stops_midway_leaves_the_old_output_and_no_other_file(
     monkeypatch.setattr(embedding, "N_CLIPS_AHEAD", 1)  # a clip at a time: the first is written before
     if error is KeyboardInterrupt:
         assert command(clips, tmp_path / "missing.wav", "-o", out) == 130
-        assert "interrupted; nothing was written" in capsys.readouterr().err
+        assert "interrupted; unfinished output was removed" in capsys.readouterr().err
     else:
         with pytest.raises(error):
             command(clips, "-o", out)

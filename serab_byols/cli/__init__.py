@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = _parser(arguments[0] if arguments else "").parse_args(arguments)
             return _run(options)
     except _Terminated as terminated:
-        say("terminated; nothing was written")
+        say("terminated; unfinished output was removed")
         return 128 + terminated.args[0]
     except KeyboardInterrupt:
-        say("interrupted; nothing was written")
+        say("interrupted; unfinished output was removed")
         return EXIT_INTERRUPTED
 
 

@@ -1,6 +1,6 @@
 """Feed damaged audio, checkpoints, lists and manifests to the library, in a process with limited memory.
 
-    python fuzz/run.py --seconds 60 --seed 0
+    python fuzz/fuzz.py --seconds 60 --seed 0
 
 Every case is damaged by a generator with its own seed, so that a finding can be repeated with
 ``--only CASE``. A case passes if the library gives finite numbers or raises an error of its own. Anything
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 from damage import damaged
-from targets import TARGETS, Finding, make_originals
+from targets import TARGETS, Finding, Target, make_originals
 
 EXTRA_MEMORY_BYTES = 2 << 30
 CASE_SECONDS = 30
@@ -109,16 +109,16 @@ def _work(options: argparse.Namespace) -> int:
     return int(found)
 
 
-def _fails(target: object, path: Path, case: int, keep: Path) -> bool:
+def _fails(target: Target, path: Path, case: int, keep: Path) -> bool:
     from serab_byols import SerabByolsError
 
     signal.alarm(CASE_SECONDS)
     try:
-        target.check(path)  # type: ignore[attr-defined]
+        target.check(path)
     except SerabByolsError:
         return False
     except (Finding, Exception) as error:
-        print(f"FINDING case {case} ({target.name}): {type(error).__name__}: {error}")  # type: ignore[attr-defined]
+        print(f"FINDING case {case} ({target.name}): {type(error).__name__}: {error}")
         _keep(keep, case, path)
         return True
     finally:
