@@ -81,7 +81,7 @@ def test_without_a_task_column_the_file_gives_the_name(manifest):
     [
         ("", "column"),
         ("path,label\n", "lists no clips"),
-        ("path,fold\na.wav,0\n", "label is missing from path, fold"),
+        ("path,fold\na.wav,0\n", "needs a column named 'label'; it has path, fold"),
         ("path,label\na.wav,x\nb.wav,\nc.wav\n", "label is empty in row 2, 3"),
         ("path,label\na.wav,x\na.wav,y\n", "lists clips twice.*a.wav"),
         ("path,label,fold\na.wav,x,0\nb.wav,y,\n", "'fold' must be filled.*row 2"),

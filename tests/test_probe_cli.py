@@ -73,11 +73,12 @@ def test_scores_json_and_pictures(corpus, command, tmp_path, capfd):
     assert "kinds: 24 clips, 2 labels, 4 groups; chance: accuracy 0.500, UAR 0.500" in shown.out
     assert "4 folds of the column 'fold'" in shown.out
     assert "c: 0.1, fixed" in shown.out
-    assert "groups drawn with replacement" in shown.out
+    assert "groups drawn with replacement" in " ".join(shown.out.split())
+    assert max(map(len, shown.out.splitlines())) <= 80
     report = json.loads(out.read_text())
     names = ["tiny.safetensors", "random default d=16", "log-mel statistics"]
     assert [result["features"] for result in report["results"]] == names
-    assert all(f"  {name}  " in shown.out for name in names)
+    assert all(f"  {name}\n    accuracy " in shown.out for name in names)
     assert report["manifest"] == str(corpus)
     assert report["skipped"] == []
     assert set(report["versions"]) > {"serab-byols", "scikit-learn", "torch"}
@@ -127,7 +128,8 @@ def test_tasks_are_probed_one_by_one(corpus, command, tmp_path, capfd):
     manifest = written(corpus.parent / "two.csv", [head, *rows, *reversed_labels])
     assert command(manifest, "--c", "0.1") == 0
     both = capfd.readouterr().out
-    assert both.index("kinds: 24 clips") < both.index("again: 24 clips")
+    assert both.index("splits: ") < both.index("again: 24 clips") < both.index("protocol: as above")
+    assert both.count("splits: ") == 1
     assert command(manifest, "--c", "0.1", "--task", "again") == 0
     assert "kinds" not in capfd.readouterr().out
 

@@ -74,7 +74,7 @@ def _segments_of(item: str) -> Iterator[Segment]:
     if path.is_dir():
         yield from _segments_in_folder(item)
     elif path.suffix.lower() == ".csv":
-        yield from _segments_in_csv(path)
+        yield from (segment for segment, _ in read_csv_list(path))
     else:
         yield Segment(item, path)
 
@@ -93,12 +93,19 @@ def _segments_in_folder(folder: str) -> Iterator[Segment]:
         yield Segment(folder, Path(folder), problem="no audio files in this folder")
 
 
-def _segments_in_csv(path: Path) -> Iterator[Segment]:
+def read_csv_list(path: Path) -> Iterator[tuple[Segment, dict[str, str]]]:
+    """Segments of a CSV list, each with all cells of its row by column; missing cells are empty.
+
+    Raises:
+        InvalidInputError: it cannot be read or has no ``path`` column.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             reader.fieldnames = _checked_columns(path, list(reader.fieldnames or ()))
-            yield from (_segment_in_row(path, row) for row in reader)
+            for row in reader:
+                cells = {name: (row[name] or "").strip() for name in reader.fieldnames}
+                yield _segment_in_row(path, row), cells
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInputError(f"the list {path} cannot be read: {error}") from error
 

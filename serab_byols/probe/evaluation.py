@@ -68,11 +68,13 @@ def _fit_path(
 ) -> list[Fit]:
     """A fit for each C, from strong penalty to weak.
 
-    Each starts from the one before, and features are rotated to their principal components, which are
-    no more than there are clips. The L2 penalty does not change under rotation: predictions are the
-    same, and three times sooner than by a grid search over the pipeline (600 clips, D = 2048).
+    Each starts from the one before. Where there are more features than clips, they are rotated to their
+    principal components, of which there are only as many as clips. The L2 penalty does not change under
+    rotation: predictions are the same, and two to three times sooner than by a grid search over the
+    pipeline (600 clips, D = 2048).
     """
-    scaler = make_pipeline(StandardScaler(), PCA(svd_solver="full"))
+    rotation = PCA(svd_solver="full") if features.shape[1] > len(train) else None
+    scaler = make_pipeline(StandardScaler(), rotation)
     regression = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
     fits = []
     # The products are small: threads would wait for each other, on a busy machine most of the time.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -12,10 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serab_byols.corpus.segments import Segment, find_segments
+from serab_byols.corpus.segments import Segment, read_csv_list
 from serab_byols.errors import InvalidInputError
 
-REQUIRED_COLUMNS = ("path", "label")
 SPLIT_COLUMNS = ("fold", "group", "split")
 """Optional; the first of them that a task has decides how it is split."""
 
@@ -80,9 +78,10 @@ def read_manifest(path: str | os.PathLike[str], tasks: Sequence[str] = ()) -> li
     path = Path(path)
     if path.suffix.lower() != ".csv":
         raise InvalidInputError(f"a manifest is a CSV file whose name ends in .csv, got {path.name!r}")
-    segments = find_segments([str(path)])
     by_task: dict[str, list[_Row]] = {}
-    for i, (segment, cells) in enumerate(zip(segments, _read_cells(path)), start=1):
+    for i, (segment, cells) in enumerate(read_csv_list(path), start=1):
+        if "label" not in cells:
+            raise InvalidInputError(f"{path} needs a column named 'label'; it has {', '.join(cells)}")
         name = cells.get("task", path.stem)
         if not name:
             raise InvalidInputError(f"{path}, row {i}: the task is empty")
@@ -93,23 +92,6 @@ def read_manifest(path: str | os.PathLike[str], tasks: Sequence[str] = ()) -> li
     if unknown:
         raise InvalidInputError(f"{path} has no task {unknown[0]!r}; it has {', '.join(by_task)}")
     return [_task(path, name, by_task[name]) for name in dict.fromkeys(tasks) or by_task]
-
-
-def _read_cells(path: Path) -> list[dict[str, str]]:
-    """The rows, without spaces around names and values; missing cells at the end of a row are empty."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or ()]
-            missing = [name for name in REQUIRED_COLUMNS if name not in columns]
-            if missing:
-                raise InvalidInputError(
-                    f"{path} needs the columns {' and '.join(REQUIRED_COLUMNS)}; "
-                    f"{' and '.join(missing)} is missing from {', '.join(columns)}"
-                )
-            return [{name: (row[name] or "").strip() for name in columns} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInputError(f"the manifest {path} cannot be read: {error}") from error
 
 
 def _task(path: Path, name: str, rows: list[_Row]) -> Task:

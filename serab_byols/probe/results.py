@@ -1,10 +1,11 @@
-"""Results of a probe: as objects, as a table of text, and as JSON."""
+"""Results of a probe: as objects, as text, and as JSON."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import groupby
@@ -16,9 +17,9 @@ import numpy as np
 from serab_byols._version import __version__
 
 PACKAGES = ("torch", "numpy", "scikit-learn")
-HEADINGS = ("features", "accuracy", "95 % interval", "UAR", "95 % interval", "C", "accuracy by fold")
+TEXT_WIDTH = 80
 MOST_FOLDS = 10
-"""With more folds than that, the table gives the range of their scores."""
+"""With more folds than that, the text gives the range of their scores."""
 
 
 class Interval(NamedTuple):
@@ -98,50 +99,55 @@ class ProbeResult:
 
 
 def as_text(results: Sequence[ProbeResult]) -> str:
-    """A table per task: the protocol, a line for each model or baseline, and notes."""
-    return "\n\n".join(_task_text(list(of_task)) for _, of_task in groupby(results, attrgetter("task")))
-
-
-def _task_text(results: list[ProbeResult]) -> str:
-    first = results[0]
-    groups = f", {first.n_groups} groups" if first.n_groups < first.n_clips else ""
-    lines = [
-        f"{first.task}: {first.n_clips} clips, {len(first.labels)} labels{groups}; "
-        f"chance: accuracy {first.chance:.3f}, UAR {1 / len(first.labels):.3f}",
-        *(f"  {step}: {words}" for step, words in first.protocol.items()),
-        "",
-        *_columns([HEADINGS, *map(_cells, results)]),
-    ]
-    notes = dict.fromkeys(note for result in results for note in result.notes)
-    if notes:
-        lines += ["", *(f"  note: {note}" for note in notes)]
-    return "\n".join(lines)
-
-
-def _cells(result: ProbeResult) -> tuple[str, ...]:
-    cs = [fold.c for fold in result.folds]
-    scores = [fold.accuracy for fold in result.folds]
-    return (
-        result.features,
-        f"{result.accuracy:.3f}",
-        _interval(result.accuracy_interval),
-        f"{result.uar:.3f}",
-        _interval(result.uar_interval),
-        f"{cs[0]:g}" if len(set(cs)) == 1 else f"{min(cs):g} to {max(cs):g}",
-        " ".join(f"{score:.3f}" for score in scores)
-        if len(scores) <= MOST_FOLDS
-        else f"{min(scores):.3f} to {max(scores):.3f}",
+    """Each task's protocol, where it is not that of the task before, its scores, and notes; 80 columns."""
+    tasks = [list(of_task) for _, of_task in groupby(results, attrgetter("task"))]
+    protocols = [of_task[0].protocol for of_task in tasks]
+    return "\n\n".join(
+        "\n".join(_task_lines(of_task, None if protocol == last else protocol))
+        for of_task, protocol, last in zip(tasks, protocols, [None, *protocols])
     )
 
 
+def _task_lines(results: list[ProbeResult], protocol: dict[str, str] | None) -> Iterator[str]:
+    first = results[0]
+    groups = f", {first.n_groups} groups" if first.n_groups < first.n_clips else ""
+    yield (
+        f"{first.task}: {first.n_clips} clips, {len(first.labels)} labels{groups}; "
+        f"chance: accuracy {first.chance:.3f}, UAR {1 / len(first.labels):.3f}"
+    )
+    steps = protocol or {"protocol": "as above"}
+    yield from (_wrapped(f"{step}: {words}") for step, words in steps.items())
+    yield ""
+    for result in results:
+        yield from _score_lines(result)
+    notes = dict.fromkeys(note for result in results for note in result.notes)
+    if notes:
+        yield ""
+        yield from (_wrapped(f"note: {note}") for note in notes)
+
+
+def _score_lines(result: ProbeResult) -> Iterator[str]:
+    cs, scores = ([getattr(fold, name) for fold in result.folds] for name in ("c", "accuracy"))
+    c = f"{cs[0]:g}" if len(set(cs)) == 1 else f"{min(cs):g}-{max(cs):g}"
+    by_fold = " ".join(f"{score:.3f}" for score in scores)
+    yield f"  {result.features}"
+    yield (
+        f"    accuracy {result.accuracy:.3f} {_interval(result.accuracy_interval)}, "
+        f"UAR {result.uar:.3f} {_interval(result.uar_interval)}, C {c}"
+    )
+    yield f"    accuracy by fold {by_fold if len(scores) <= MOST_FOLDS else _range(scores)}"
+
+
 def _interval(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+    return "(no interval)" if interval is None else f"({_range(interval)})"
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+def _range(scores: Sequence[float]) -> str:
+    return f"{min(scores):.3f} to {max(scores):.3f}"
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, TEXT_WIDTH, initial_indent="  ", subsequent_indent="    ")
 
 
 def as_json(
