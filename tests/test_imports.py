@@ -23,7 +23,7 @@ CORE = frozenset(
 )
 SLOW_PARTS_OF_TORCH = ("torch._dynamo", "torch._inductor", "torch.onnx", "torch.utils.tensorboard")
 EMBED = (
-    "import torch, serab_byols, serab_byols.cli; model = serab_byols.load_model(); "
+    "import torch, serab_byols, serab_byols.cli, serab_byols.probe; model = serab_byols.load_model(); "
     "serab_byols.get_scene_embeddings(torch.zeros(1, 4000), model); "
     "serab_byols.get_timestamp_embeddings(torch.zeros(1, 4000), model); "
     "serab_byols.embed_audio(torch.zeros(4000), 8000, model)"
