@@ -29,7 +29,7 @@ def one_thread():
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """Makes models with all layers of their encoder, few channels, and batch norms that matter."""
+    """As ``create_model``, but with few channels and with batch norms that are not the identity."""
 
     def make(name="default", **options):
         torch.manual_seed(0)

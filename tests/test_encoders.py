@@ -84,7 +84,7 @@ def test_minimum_lengths_are_those_of_the_specification(narrow, name, min_column
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 96), (1, 2, 64, 96), (1, 1, 80, 96)])
-def test_wrong_shapes_are_named(narrow, shape):
+def test_wrong_shapes_are_refused(narrow, shape):
     with pytest.raises(InvalidInputError, match="batch, 1, 64, columns"):
         narrow().encoder(torch.zeros(shape))
 

@@ -1,4 +1,4 @@
-"""The HEAR functions: parity, the common API's rules, and an embedding that is its clip's alone."""
+"""The HEAR functions: parity, the common API's rules, and embeddings that depend on their clip alone."""
 
 import numpy as np
 import pytest
@@ -99,7 +99,7 @@ def test_timestamps_equal_cutting_every_frame_first(narrow, name, n_samples, fra
 
 @pytest.mark.parametrize("variant", ["default512", "resnetish34", "clstm", "cvt"])
 @pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
-def test_a_clip_embeds_alike_alone_in_a_batch_and_among_other_lengths(variant, normalization):
+def test_an_embedding_is_the_same_alone_in_a_batch_and_among_other_lengths(variant, normalization):
     """With the published shapes: numeric libraries choose algorithms by the size of a batch."""
     model = recipe_model(variant, normalization=normalization)
     clips = torch.stack([speech(seed, 3000) * (1 + seed) / 4 for seed in range(8)])
@@ -116,7 +116,7 @@ def test_a_clip_embeds_alike_alone_in_a_batch_and_among_other_lengths(variant, n
 
 
 @encoders
-def test_a_clip_embeds_alike_in_a_call_too_large_for_one_batch(narrow, name):
+def test_an_embedding_is_the_same_in_a_call_of_several_batches(narrow, name):
     model = narrow(name)
     clips = torch.rand(42, 32000, generator=torch.Generator().manual_seed(0)) * 2 - 1
     embeddings = get_scene_embeddings(clips, model)
@@ -151,7 +151,7 @@ def test_timestamps_of_a_clip_do_not_depend_on_its_neighbours(narrow):
 
 
 def test_batch_rule_does_depend_on_the_neighbours(narrow):
-    """What the other rules are free of, so that the tests above are known to be able to fail."""
+    """Unlike the other rules, which shows that the tests above can fail."""
     model = narrow(normalization="batch")
     clips = torch.stack([speech(1, 9000), torch.zeros(9000)])
     alone, together = get_scene_embeddings(clips[:1], model)[0], get_scene_embeddings(clips, model)[0]
@@ -230,7 +230,7 @@ def test_results_are_float32_whatever_the_weights_are(dtype, tolerance):
 # --- what may come in ----------------------------------------------------------------------------
 
 
-def test_every_kind_of_audio_gives_the_same(narrow):
+def test_all_types_of_audio_give_the_same_embeddings(narrow):
     model, clips = narrow(), torch.stack([speech(1, 6000), speech(2, 6000)])
     read_only = clips.numpy().copy()
     read_only.flags.writeable = False
@@ -250,7 +250,7 @@ def test_every_kind_of_audio_gives_the_same(narrow):
         assert_close_to_peak(get_timestamp_embeddings(audio, model)[0], frames)
 
 
-def test_values_beyond_one_are_computed_as_they_are(narrow):
+def test_values_beyond_one_are_not_clipped(narrow):
     model, clip = narrow(normalization=(-6.0, 5.0)), CLIP * 20
     assert clip.abs().max() > 2
     with torch.no_grad():
@@ -282,7 +282,7 @@ def test_no_clips_give_no_embeddings(narrow):
 
 @encoders
 @pytest.mark.parametrize("normalization", ["clip", (-6.0, 5.0)])
-def test_short_clips_count_as_followed_by_silence(narrow, name, normalization):
+def test_short_clips_are_padded_with_zeros(narrow, name, normalization):
     model = narrow(name, normalization=normalization)
     for n_samples in (1, 512, 513, 1119, 1439):
         clip = speech(9, 2000)[None, :n_samples]

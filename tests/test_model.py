@@ -15,7 +15,7 @@ encoders = pytest.mark.parametrize("name", list(ENCODERS))
 
 
 @encoders
-def test_parts_make_up_the_whole(narrow, name):
+def test_forward_is_front_end_normalization_encoder(narrow, name):
     model = narrow(name)
     assert isinstance(model, torch.nn.Module)
     assert not model.training
@@ -71,7 +71,7 @@ def test_normalization_can_be_changed_and_is_checked(narrow):
     assert model.normalization == (-6.0, 5.0)
 
 
-def test_repr_tells_a_person_what_it_is():
+def test_repr_names_encoder_weights_rule_and_sizes():
     text = repr(create_model("default", d=512, normalization=(-6.0, 5.0)))
     for part in ("AudioNTT", "d=512", "600,192", "16000 Hz", "torch", "(-6, 5)", "512)", "random weights"):
         assert part in text

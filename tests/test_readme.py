@@ -64,7 +64,7 @@ PAGES = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_links_to_files_lead_somewhere(name):
+def test_links_point_to_existing_files(name):
     page = ROOT / name
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []

@@ -1,4 +1,4 @@
-"""Waveforms in blocks give the numbers of the whole; long files give those of short ones."""
+"""Streaming gives the numbers of a waveform in memory."""
 
 import numpy as np
 import pytest
@@ -41,9 +41,9 @@ def test_frames_in_blocks_equal_cutting_the_padded_clip(n_samples, block, frame_
     starts = grid.starts(0, grid.n_frames(n_samples))
     expected = [padded[start : start + grid.frame_samples] for start in starts]
     found = []
-    for stretch, firsts in stream_frames(clip.split(block), grid, at_once):
+    for excerpt, firsts in stream_frames(clip.split(block), grid, at_once):
         assert len(firsts) <= at_once
-        found += [stretch[first : first + grid.frame_samples] for first in firsts]
+        found += [excerpt[first : first + grid.frame_samples] for first in firsts]
     assert len(found) == len(expected)
     assert all(torch.equal(a, b) for a, b in zip(found, expected))
 
@@ -51,11 +51,11 @@ def test_frames_in_blocks_equal_cutting_the_padded_clip(n_samples, block, frame_
 @pytest.mark.parametrize("frame_samples", [200, 513, 1120, 6081, 16000])
 @pytest.mark.parametrize("hop", [1, 77, 160])
 def test_shared_columns_equal_cutting_frames_first(frame_samples, hop):
-    stretch = speech(2, frame_samples + 6 * hop)
+    excerpt = speech(2, frame_samples + 6 * hop)
     starts = torch.arange(6) * hop
-    frames = torch.stack([stretch[start : start + frame_samples] for start in starts])
+    frames = torch.stack([excerpt[start : start + frame_samples] for start in starts])
     frames = torch.nn.functional.pad(frames, (0, max(0, 513 - frame_samples)))
-    batch = OverlappingFrames(FRONT, stretch, starts, frame_samples, 513, Statistics(-6.0, 5.0))
+    batch = OverlappingFrames(FRONT, excerpt, starts, frame_samples, 513, Statistics(-6.0, 5.0))
     torch.testing.assert_close(batch.log_mels(), (FRONT(frames) + 6) / 5, rtol=0, atol=2e-5)
 
 
@@ -68,7 +68,7 @@ def recording(tmp_path):
 
 @pytest.fixture
 def stream_files(monkeypatch):
-    """Called, it makes what follows stream all files, in small blocks and few frames at a time."""
+    """A function; once it is called, all files are streamed, in small blocks and few frames at a time."""
 
     def start():
         monkeypatch.setattr(decode_ahead, "STREAM_S", 0.0)
