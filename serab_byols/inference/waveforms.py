@@ -92,7 +92,7 @@ def _check_dense(samples: torch.Tensor | np.ndarray, label: str) -> None:
 
 def _check_values(samples: torch.Tensor, label: str) -> None:
     low, high = samples.aminmax()  # both are NaN where a value is
-    peak = max(-float(low), float(high))
+    peak = float(torch.maximum(-low, high))  # one wait for the device
     if not peak <= MAX_AMPLITUDE:
         raise InvalidInputError(
             f"{label} holds values that are not finite (NaN or infinity), or beyond {MAX_AMPLITUDE:g}"
