@@ -18,6 +18,7 @@ from serab_byols.errors import SerabByolsError
 COMMANDS = {
     "embed": "embed audio files into a table",
     "probe": "find out how well embeddings suit labelled clips",
+    "hear": "validate and evaluate modules of the HEAR common API",
     "pretrain": "train an encoder on unlabelled audio",
     "info": "show what a checkpoint says of itself",
     "convert": "write a checkpoint in this library's format",
