@@ -24,7 +24,8 @@ def add_parser(commands: Commands) -> None:
     for name, summary in SUBCOMMANDS.items():
         module = f"{__package__}.hear_{name.replace('-', '_')}"
         if importlib.util.find_spec(module) is not None:
-            subcommands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.").module = module
+            description = f"{summary[0].upper()}{summary[1:]}."
+            subcommands.add_parser(name, help=summary, description=description).module = module
 
 
 class _SubcommandParser(argparse.ArgumentParser):
