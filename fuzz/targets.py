@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 import serab_byols
-from serab_byols.corpus.segments import find_segments
+from serab_byols.corpus.listing import find_segments
 from serab_byols.probe.manifest import read_manifest
 
 RATE_HZ = 16000

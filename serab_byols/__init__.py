@@ -9,18 +9,27 @@ from serab_byols._version import __version__
 
 if TYPE_CHECKING:
     from serab_byols.checkpoint import load_model, save_checkpoint
-    from serab_byols.corpus import Record, embed_audio, embed_file, embed_files
+    from serab_byols.corpus import (
+        DatasetSummary,
+        Record,
+        embed_audio,
+        embed_dataset,
+        embed_file,
+        embed_files,
+    )
     from serab_byols.errors import SerabByolsError
     from serab_byols.hear import get_scene_embeddings, get_timestamp_embeddings
     from serab_byols.model import ByolsModel, create_model
 
 __all__ = [
     "ByolsModel",
+    "DatasetSummary",
     "Record",
     "SerabByolsError",
     "__version__",
     "create_model",
     "embed_audio",
+    "embed_dataset",
     "embed_file",
     "embed_files",
     "get_scene_embeddings",

@@ -12,14 +12,15 @@ from serab_byols.errors import InvalidInputError
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, scratch_folder: Path | None = None) -> Iterator[Path]:
     """A temporary path that replaces ``path`` when the block ends without an error.
 
-    The temporary file is in the same folder, so that renaming it is atomic. If the block fails, it is
-    removed, and ``path`` stays as it was. Of a symbolic link the target is replaced.
+    The temporary file is in the same folder, so that renaming it is atomic, or in ``scratch_folder`` on the
+    same file system. If the block fails, it is removed, and ``path`` stays as it was. Of a symbolic link the
+    target is replaced.
     """
     path = path.resolve() if path.is_symlink() else path
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    scratch = (scratch_folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
     os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield scratch

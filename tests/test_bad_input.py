@@ -27,7 +27,8 @@ from serab_byols import (
 )
 from serab_byols.atomic_write import atomic_write
 from serab_byols.cli import main
-from serab_byols.corpus.segments import Segment, find_segments
+from serab_byols.corpus.listing import find_segments
+from serab_byols.corpus.segments import Segment
 from serab_byols.errors import AudioFileError, CheckpointError, InvalidInputError
 from serab_byols.inference.frame_grid import FrameGrid
 from serab_byols.normalization import parse_normalization
@@ -209,7 +210,7 @@ def test_telephone_formats_that_cannot_seek_are_read(tmp_path, model, monkeypatc
         ("path,Start_s", "'start_s', which would be ignored: is it 'start'"),
         ("path,ends", "'ends', which would be ignored"),
         ("path,start,Start", "'start' more than once"),
-        ("file,start", "needs a column named 'path'"),
+        ("name,start", "needs a column named 'path'"),
     ],
 )
 def test_lists_with_near_misses_are_refused(tmp_path, header, message):

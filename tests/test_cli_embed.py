@@ -77,7 +77,8 @@ def test_a_folder_becomes_a_table_with_the_model_s_identity(
     assert list(table["end"]) == [0.75, 0.5, 0.5]
     assert_same(np.stack(table["embedding"]), [embed_file(file, tiny_model).embedding for file in files])
     assert names(tmp_path) == ["clips", "out.parquet"]
-    assert tuple(capfd.readouterr()) == (f"{out}: 3 rows of 16 numbers from 3 clips\n", "")
+    passed_over = "serab-byols: passed over 1 file that is not audio by suffix (1 .txt)\n"
+    assert tuple(capfd.readouterr()) == (f"{out}: 3 rows of 16 numbers from 3 clips\n", passed_over)
     expected = {
         "serab_byols": serab_byols.__version__,
         "encoder": "default",
@@ -136,7 +137,7 @@ def test_bad_files_are_listed_and_the_others_embedded(tmp_path, clips, command, 
 
     with open(f"{out}.errors.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [list(row) for row in rows] == [["file", "error"]] * 4
+    assert [list(row) for row in rows] == [["file", "start", "end", "error"]] * 4
     assert [row["file"] for row in rows] == [str(path) for path in bad]
     captured = capfd.readouterr()
     for row, reason in zip(rows, bad.values()):
@@ -322,7 +323,8 @@ def test_as_a_program_with_its_output_in_pipes(tmp_path, clips, tiny_checkpoint)
     done = subprocess.run(command, timeout=120, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout == f"{out}: 3 rows of 16 numbers from 3 clips\n"
-    first, second = done.stderr.splitlines()  # no progress bar
+    passed_over, first, second = done.stderr.splitlines()  # no progress bar
+    assert passed_over.startswith("serab-byols: passed over 1 file")
     assert first == f"serab-byols: {tmp_path / 'missing.wav'}: no such file"
     assert second.startswith("serab-byols: 1 of 4 clips could not be embedded")
     with np.load(out) as archive:

@@ -6,13 +6,14 @@ import pkgutil
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
 import serab_byols
 
 CLIP = Path(__file__).resolve().parents[1] / "examples" / "clips" / "en_calm.flac"
-NAMES = {"serab_byols": serab_byols, "np": np, "torch": torch, "clip_path": CLIP}
+NAMES = {"serab_byols": serab_byols, "np": np, "pandas": pandas, "torch": torch, "clip_path": CLIP}
 LEAVES = ("serab_byols.pretrain.", "serab_byols.cli.", "serab_byols.__main__")
 
 
@@ -33,14 +34,15 @@ DOCUMENTED = documented()
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_example(name):
+def test_example(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     lines: list[str] = []
     doctest.DocTestRunner().run(DOCUMENTED[name], out=lines.append)
     assert not lines, "".join(lines)
 
 
 @pytest.mark.parametrize(
-    "name", sorted({*serab_byols.__all__} - {"__version__", "SerabByolsError", "Record"})
+    "name", sorted({*serab_byols.__all__} - {"__version__", "SerabByolsError", "Record", "DatasetSummary"})
 )
 def test_every_public_function_has_an_example(name):
     documented = getattr(serab_byols, name)

@@ -17,7 +17,7 @@ OPTIONAL = frozenset(
 )
 ONLY_TO_DOWNLOAD = frozenset({"pooch", "requests"})
 CORE = frozenset(
-    {"einops", "numpy", "safetensors", "soundfile", "soxr", "torch", "tqdm"}
+    {"einops", "filelock", "numpy", "safetensors", "soundfile", "soxr", "torch", "tqdm"}
     # What these bring along.
     | {"cffi", "typing-extensions"}
 )

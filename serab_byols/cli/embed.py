@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from contextlib import suppress
-from itertools import groupby
-from operator import attrgetter
+import os
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from serab_byols.atomic_write import check_not_an_input
-from serab_byols.checkpoint import load_model
-from serab_byols.cli.options import (
-    EXIT_BAD_FILES,
-    EXIT_OK,
-    EXIT_USAGE,
-    Commands,
-    device,
-    normalization_rule,
-    printable,
-    say,
-)
-from serab_byols.corpus.embedding import check_corpus_normalization, embed_segments
-from serab_byols.corpus.provenance import describe_model
-from serab_byols.corpus.segments import Segment, find_segments
-from serab_byols.corpus.tables import check_output, open_table, write_error_table
+from serab_byols.cli.embed_folder import embed_into_folder
+from serab_byols.cli.embed_table import embed_into_table
+from serab_byols.cli.options import EXIT_USAGE, Commands, device, normalization_rule
+from serab_byols.corpus.dataset.run import PART_SIZE
+from serab_byols.corpus.tables import COMPRESSIONS, EMBEDDING_DTYPES
 from serab_byols.encoders import ENCODERS
-from serab_byols.errors import InvalidInputError, SerabByolsError
+from serab_byols.errors import InvalidInputError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
-from serab_byols.inference.frame_grid import FrameGrid
-from serab_byols.model import ByolsModel
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -40,19 +21,24 @@ DTYPES = ("float32", "bfloat16", "float16")
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "embed",
-        description="Embed audio files into a table, one row per clip, or per frame with --timestamps.",
+        description="Embed audio files into a table, one row per clip, or per frame with --timestamps. A "
+        "corpus of any size goes into a folder: a run that ended early goes on with the same command.",
         epilog="Exit status: 0 when all went well, 1 when some files could not be embedded (they are "
-        "listed on stderr and in OUT.errors.csv), 2 when there is no table.",
+        "listed on stderr and in OUT.errors.csv, or DIR/__run/errors.csv), 2 when there is no table.",
     )
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="audio files, folders (searched recursively), or CSV lists with a column 'path' and "
-        "optionally 'start' and 'end' in seconds",
+        help="audio files, folders (searched recursively), or lists (.csv, .parquet, .npz) with a column "
+        "'path' and optionally 'start' and 'end' in seconds; other columns go into the table",
     )
     parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="OUT", help="OUT.parquet or OUT.npz"
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="OUT.parquet, OUT.npz, or DIR/ for a folder of Parquet files",
     )
     parser.add_argument(
         "--model",
@@ -98,41 +84,46 @@ def add_parser(commands: Commands) -> None:
         help="precision of the encoder; half precision is faster on processors and GPUs that support it "
         "(default: %(default)s)",
     )
+    _add_storage_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
     parser.set_defaults(run=_embed, error_status=EXIT_USAGE)
 
 
+def _add_storage_options(parser: argparse.ArgumentParser) -> None:
+    storage = parser.add_argument_group("what is stored")
+    storage.add_argument(
+        "--embedding-dtype",
+        choices=EMBEDDING_DTYPES,
+        default="float32",
+        help="precision of the stored embeddings (default: %(default)s)",
+    )
+    storage.add_argument("--compression", choices=COMPRESSIONS, help="of Parquet files (default: snappy)")
+    folder = parser.add_argument_group("a folder of Parquet files (-o DIR/)")
+    folder.add_argument(
+        "--part-size",
+        type=int,
+        metavar="N",
+        help=f"clips in a file; what is lost at most when a run is killed (default: {PART_SIZE})",
+    )
+    folder.add_argument(
+        "--append", action="store_true", help="embed what the inputs have and the folder has not"
+    )
+    folder.add_argument(
+        "--retry-errors", action="store_true", help="try those clips again that could not be embedded"
+    )
+
+
 def _embed(options: argparse.Namespace) -> int:
-    output: Path = options.output
-    check_output(output)
-    segments = find_segments(options.inputs)
-    if not segments:
-        raise InvalidInputError("the lists given name no files")
-    error_table = Path(f"{output}.errors.csv")
-    if error_table.is_dir():
-        raise InvalidInputError(f"the table of errors would be {error_table}, which is a folder")
-    check_not_an_input((output, error_table), [*options.inputs, *(segment.path for segment in segments)])
     if not options.timestamps:
         _check_frame_options(options)
-    model = load_model(
-        options.model,
-        options.encoder,
-        normalization=options.normalization,
-        device=options.device,
-    )
-    check_corpus_normalization(model)
-    metadata = {**describe_model(model), "dtype": options.dtype}  # of the weights as they are stored
-    model.to(getattr(torch, options.dtype))
-    errors: list[tuple[str, str]] = []
-    n_embedded, n_rows = _write_table(options, model, metadata, segments, errors)
-    write_error_table(error_table, errors)
-    if errors:
-        where = f"see {output}.errors.csv"
-        written = f"{output} has the rest" if n_embedded else f"{output} was not written"
-        say(f"{len(errors)} of {len(segments)} clips could not be embedded ({where}); {written}")
-    if n_embedded and not options.quiet:
-        print(f"{output}: {n_rows} rows of {model.embedding_size} numbers from {n_embedded} clips")
-    return EXIT_BAD_FILES if errors else EXIT_OK
+    if _is_folder(options.output):
+        return embed_into_folder(options)
+    _check_no_folder_options(options)
+    return embed_into_table(options)
+
+
+def _is_folder(output: str) -> bool:
+    return output.endswith(("/", os.sep)) or os.path.isdir(output)
 
 
 def _check_frame_options(options: argparse.Namespace) -> None:
@@ -142,50 +133,19 @@ def _check_frame_options(options: argparse.Namespace) -> None:
         raise InvalidInputError("--dense, --frame-duration and --hop-size need --timestamps")
 
 
-class _NothingEmbeddedError(Exception):
-    """Leaves the output as it was."""
-
-
-def _write_table(
-    options: argparse.Namespace,
-    model: ByolsModel,
-    metadata: dict[str, Any],
-    segments: list[Segment],
-    errors: list[tuple[str, str]],
-) -> tuple[int, int]:
-    """Embed and write; returns the number of clips and rows, and adds to ``errors``."""
-    from tqdm import tqdm
-
-    grid = None
-    frames = {}
-    if options.timestamps:
-        grid = FrameGrid(options.frame_duration, options.hop_size, model.sample_rate)
-        frames = {"frame_duration_ms": grid.frame_ms, "hop_size_ms": grid.hop_ms, "dense": options.dense}
-    quiet = options.quiet or not sys.stderr.isatty()
-    n_embedded = 0
-    with (
-        suppress(_NothingEmbeddedError),
-        tqdm(total=len(segments), unit="clip", disable=quiet) as bar,
-        open_table(
-            options.output,
-            embedding_size=model.embedding_size,
-            timestamps=options.timestamps,
-            metadata={**metadata, **frames},
-        ) as table,
-    ):
-
-        def on_error(segment: Segment, error: SerabByolsError) -> None:
-            errors.append((segment.file, str(error)))
-            with tqdm.external_write_mode(file=sys.stderr):
-                say(printable(str(error)))
-            bar.update()
-
-        chunks = embed_segments(segments, model, grid, dense=options.dense, on_error=on_error)
-        for _, of_one in groupby(chunks, key=attrgetter("index")):
-            for chunk in of_one:
-                table.add(chunk.record)
-            n_embedded += 1
-            bar.update()
-        if not n_embedded:
-            raise _NothingEmbeddedError
-    return n_embedded, table.n_rows
+def _check_no_folder_options(options: argparse.Namespace) -> None:
+    given = [
+        name
+        for name, value in (
+            ("--part-size", options.part_size),
+            ("--append", options.append),
+            ("--retry-errors", options.retry_errors),
+        )
+        if value
+    ]
+    if given:
+        raise InvalidInputError(
+            f"{given[0]} is for a folder of Parquet files: end the output in a slash, as in -o embeddings/"
+        )
+    if options.compression and Path(options.output).suffix != ".parquet":
+        raise InvalidInputError("--compression is for Parquet")

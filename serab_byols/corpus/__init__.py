@@ -1,6 +1,7 @@
 """Audio files to segments to records to tables."""
 
+from serab_byols.corpus.dataset import DatasetSummary, embed_dataset
 from serab_byols.corpus.embedding import embed_audio, embed_file, embed_files
 from serab_byols.corpus.record import Record
 
-__all__ = ["Record", "embed_audio", "embed_file", "embed_files"]
+__all__ = ["DatasetSummary", "Record", "embed_audio", "embed_dataset", "embed_file", "embed_files"]

@@ -15,7 +15,7 @@ import torch
 
 from serab_byols.corpus.decode_ahead import N_CLIPS_AHEAD, DecodedSegment, decode_ahead, one_block_ahead
 from serab_byols.corpus.decoding import AudioClip, resample_array
-from serab_byols.corpus.record import Record, RecordChunk, joined
+from serab_byols.corpus.record import FailedSegment, Record, RecordChunk, joined
 from serab_byols.corpus.segments import Segment, as_segment
 from serab_byols.errors import AudioFileError, InvalidInputError, SerabByolsError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS, get_scene_embeddings
@@ -32,6 +32,7 @@ _BATCH_S = 300.0
 """Clips are decoded ahead and embedded together until they hold this many seconds."""
 
 ErrorHandler = Callable[[Segment, SerabByolsError], None]
+ProgressHandler = Callable[[Segment, float], None]
 
 
 def embed_audio(samples: np.ndarray | torch.Tensor, sample_rate: int, model: ByolsModel) -> torch.Tensor:
@@ -164,32 +165,69 @@ def embed_segments(
     *,
     dense: bool = False,
     on_error: ErrorHandler | None = None,
+    progress: ProgressHandler | None = None,
 ) -> Iterator[RecordChunk]:
     """As :func:`embed_files`, but a long recording's frames come in several chunks.
 
     Args:
         paths, model, dense, on_error: as for :func:`embed_files`.
         grid: of the frames; None for scenes.
+        progress: called within long recordings, with the segment and the part of it that is done.
 
     Yields:
         A :class:`RecordChunk`. Before the first of a recording all of it has been decoded once, so that
         a damaged one leaves no rows behind.
     """
+    decoded = decode_ahead(paths, model.sample_rate)
+    for item in embed_decoded(decoded, embedder_of(model, grid, dense=dense), progress):
+        if isinstance(item, RecordChunk):
+            yield item
+        elif on_error is None:
+            raise item.error
+        else:
+            on_error(item.segment, item.error)
+
+
+def embedder_of(model: ByolsModel, grid: FrameGrid | None, *, dense: bool = False) -> SegmentEmbedder:
+    """What turns decoded segments into records; the model's parts are prepared once."""
     with inference_context():
-        embed: _Records = _SceneRecords(model) if grid is None else _FrameRecords(model, grid, dense)
-    for batch in _batches(decode_ahead(paths, model.sample_rate)):
-        first = batch[0]
-        try:
-            if first.error is not None:
-                raise first.error
-            yield from embed.in_memory(batch) if first.samples is not None else _streamed(first, embed)
-        except SerabByolsError as error:
-            if on_error is None:
-                raise
-            on_error(first.segment, error)
+        return _SceneRecords(model) if grid is None else _FrameRecords(model, grid, dense)
 
 
-def _batches(decoded: Iterator[DecodedSegment]) -> Iterator[list[DecodedSegment]]:
+def embed_decoded(
+    decoded: Iterable[DecodedSegment], embedder: SegmentEmbedder, progress: ProgressHandler | None = None
+) -> Iterator[RecordChunk | FailedSegment]:
+    """As :func:`embed_segments`, of what has been decoded; failures come in their places."""
+    for batch in _batches(decoded):
+        yield from _embed_or_fail(batch, embedder, progress)
+
+
+def _embed_or_fail(
+    batch: list[DecodedSegment], embedder: SegmentEmbedder, progress: ProgressHandler | None
+) -> Iterator[RecordChunk | FailedSegment]:
+    try:
+        yield from _embed_batch(batch, embedder, progress)
+    except SerabByolsError as error:
+        if len(batch) == 1:
+            yield FailedSegment(batch[0].index, batch[0].segment, error)
+            return
+        for item in batch:  # one of them is to blame
+            yield from _embed_or_fail([item], embedder, progress)
+
+
+def _embed_batch(
+    batch: list[DecodedSegment], embedder: SegmentEmbedder, progress: ProgressHandler | None
+) -> Iterator[RecordChunk]:
+    first = batch[0]
+    if first.error is not None:
+        raise first.error
+    if first.samples is None:
+        yield from _streamed(first, embedder, progress)
+    else:
+        yield from embedder.in_memory(batch)
+
+
+def _batches(decoded: Iterable[DecodedSegment]) -> Iterator[list[DecodedSegment]]:
     """Clips in memory that are embedded together; a long recording is on its own, and so is a bad one."""
     batch: list[DecodedSegment] = []
     batch_s = 0.0
@@ -206,10 +244,16 @@ def _batches(decoded: Iterator[DecodedSegment]) -> Iterator[list[DecodedSegment]
         yield batch
 
 
-class _Records(Protocol):
-    """The way from decoded segments to records: one for scenes, one for frames."""
+class SegmentEmbedder(Protocol):
+    """The way from decoded segments to records: one for scenes, one for frames.
+
+    Attributes:
+        model: whose embeddings they are.
+        n_passes: how many times a long recording is read.
+    """
 
     model: ByolsModel
+    n_passes: int
 
     def in_memory(self, batch: list[DecodedSegment]) -> Iterator[RecordChunk]:
         """Records of clips that are in memory."""
@@ -222,23 +266,33 @@ class _Records(Protocol):
         ...
 
 
-def _streamed(decoded: DecodedSegment, embed: _Records) -> Iterator[RecordChunk]:
+def _streamed(
+    decoded: DecodedSegment, embedder: SegmentEmbedder, progress: ProgressHandler | None
+) -> Iterator[RecordChunk]:
     """A long recording, which is never in memory as a whole."""
-    segment, model = decoded.segment, embed.model
+    segment, model = decoded.segment, embedder.model
+    n_samples = (decoded.end_s - decoded.start_s) * model.sample_rate * embedder.n_passes
+    n_done = 0
     with (
         AudioClip(segment.path, segment.start_s, segment.end_s) as clip,
         ThreadPoolExecutor(1, thread_name_prefix="decode") as pool,
     ):
 
         def source() -> Iterator[torch.Tensor]:
+            nonlocal n_done
             for block in one_block_ahead(clip.blocks(model.sample_rate), pool):
                 yield torch.from_numpy(block).to(model.device)
+                n_done += len(block)
+                if progress is not None:
+                    progress(segment, min(n_done / n_samples, 1.0))
 
-        yield from embed.streamed(decoded, clip, source)
+        yield from embedder.streamed(decoded, clip, source)
 
 
 class _SceneRecords:
     """A record a clip."""
+
+    n_passes = 1
 
     def __init__(self, model: ByolsModel) -> None:
         self.model = model
@@ -265,6 +319,8 @@ class _SceneRecords:
 
 class _FrameRecords:
     """A record with a row a frame; a long recording's comes in chunks."""
+
+    n_passes = 2
 
     def __init__(self, model: ByolsModel, grid: FrameGrid, dense: bool) -> None:
         self.model = model

@@ -8,6 +8,9 @@ from itertools import chain
 
 import numpy as np
 
+from serab_byols.corpus.segments import Segment
+from serab_byols.errors import SerabByolsError
+
 
 @dataclass(frozen=True, eq=False)
 class Record:
@@ -55,6 +58,15 @@ class RecordChunk:
     index: int
     n_rows: int
     record: Record
+
+
+@dataclass(frozen=True)
+class FailedSegment:
+    """A segment that could not be embedded, at position ``index`` of what was asked for."""
+
+    index: int
+    segment: Segment
+    error: SerabByolsError
 
 
 def joined(chunks: Iterator[RecordChunk]) -> Record:

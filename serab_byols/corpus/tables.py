@@ -1,18 +1,18 @@
-"""Tables of embeddings on disk: Parquet and NumPy's npz, written in blocks of rows; tables of errors."""
+"""Tables of embeddings on disk: Parquet and NumPy's npz, written in blocks of rows."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
 import tempfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -21,59 +21,100 @@ from serab_byols.corpus.record import Record
 from serab_byols.errors import InvalidInputError, missing_extra
 
 METADATA_KEY = "serab_byols"
+COMPRESSIONS = ("none", "snappy", "zstd", "lz4", "gzip")
+EMBEDDING_DTYPES = ("float32", "float16")
 _ROW_GROUP_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """What the rows of a table are.
+
+    Attributes:
+        embedding_size: D.
+        timestamps: rows are frames, with a column ``time``.
+        metadata: JSON-serialisable facts about the model, kept with the table.
+        columns: further columns, by name; values are Arrow types, None for text.
+        embedding_dtype: ``"float32"``, or ``"float16"`` for half the size.
+        compression: of Parquet; one of :data:`COMPRESSIONS`.
+    """
+
+    embedding_size: int
+    timestamps: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    embedding_dtype: str = "float32"
+    compression: str = "snappy"
+
+    def as_stored(self, record: Record) -> Record:
+        """The record with its embedding in the table's precision.
+
+        Raises:
+            InvalidInputError: a value is too large for float16.
+        """
+        if record.embedding.dtype == self.embedding_dtype:
+            return record
+        with np.errstate(over="ignore"):
+            embedding = record.embedding.astype(self.embedding_dtype)
+        if not np.isfinite(embedding).all():
+            raise InvalidInputError(
+                f"the embedding of {record.file} has values up to {np.abs(record.embedding).max():g}, "
+                f"more than {self.embedding_dtype} holds: store float32"
+            )
+        return replace(record, embedding=embedding)
 
 
 class TableWriter(ABC):
     """Collects records into blocks of columns, which subclasses write."""
 
-    def __init__(self, embedding_size: int, timestamps: bool, metadata: dict[str, Any]) -> None:
-        self.embedding_size = embedding_size
-        self.timestamps = timestamps
-        self.metadata = json.dumps(metadata, sort_keys=True)
+    def __init__(self, table_format: TableFormat) -> None:
+        self.format = table_format
+        self.metadata = json.dumps(dict(table_format.metadata), sort_keys=True)
         self.n_rows = 0
         self._pending: list[dict[str, Any]] = []
         self._n_pending = 0
 
-    def add(self, record: Record) -> None:
-        """Append the row or rows of a record."""
-        embedding = np.atleast_2d(record.embedding)
+    def add(self, record: Record, columns: Mapping[str, Any]) -> None:
+        """Append the row or rows of a record, with the values of the further columns."""
+        embedding = np.atleast_2d(self.format.as_stored(record).embedding)
         n_rows = len(embedding)
-        columns: dict[str, Any] = {
+        block: dict[str, Any] = {
             "file": [record.file] * n_rows,
             "start": np.atleast_1d(record.start),
             "end": np.atleast_1d(record.end),
             "embedding": embedding,
+            **{name: [columns.get(name)] * n_rows for name in self.format.columns},
         }
-        if self.timestamps:
-            columns["time"] = record.time
-        self._pending.append(columns)
+        if self.format.timestamps:
+            block["time"] = record.time
+        self._pending.append(block)
         self._n_pending += n_rows
         self.n_rows += n_rows
-        if self._n_pending * self.embedding_size * 4 >= _ROW_GROUP_BYTES:
-            self._flush()
+        if self._n_pending * embedding[0].nbytes >= _ROW_GROUP_BYTES:
+            self.flush()
 
     def finish(self) -> None:
         """Write the pending rows and close the file."""
-        self._flush()
+        self.flush()
         self.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write the pending rows."""
         if not self._pending:
             return
-        names = ["file", "start", "end", *(["time"] if self.timestamps else []), "embedding"]
-        block = {
-            name: [file for columns in self._pending for file in columns["file"]]
-            if name == "file"
-            else np.concatenate([columns[name] for columns in self._pending])
-            for name in names
+        frame_columns = ["time"] if self.format.timestamps else []
+        of_arrays = ["start", "end", *frame_columns, "embedding"]
+        block = {name: np.concatenate([each[name] for each in self._pending]) for name in of_arrays}
+        of_lists = {
+            name: [value for each in self._pending for value in each[name]]
+            for name in ("file", *self.format.columns)
         }
         self._pending, self._n_pending = [], 0
-        self.write(block)
+        self.write({**of_lists, **block})
 
     @abstractmethod
     def write(self, block: dict[str, Any]) -> None:
-        """Write a block of rows: ``file`` is a list of str, the rest are arrays."""
+        """Write a block of rows: times and ``embedding`` are arrays, the rest lists."""
 
     @abstractmethod
     def close(self) -> None:
@@ -85,29 +126,50 @@ class TableWriter(ABC):
 
 
 class ParquetWriter(TableWriter):
-    """Columns file, start, end, (time,) embedding as fixed-size list of float32."""
+    """Columns file, start, end, (time,) the further ones, embedding as fixed-size list."""
 
-    def __init__(self, path: Path, embedding_size: int, timestamps: bool, metadata: dict[str, Any]) -> None:
-        super().__init__(embedding_size, timestamps, metadata)
-        self._arrow, parquet = _pyarrow()
-        pa = self._arrow
-        fields = [("file", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
-        if self.timestamps:
-            fields.append(("time", pa.float64()))
-        fields.append(("embedding", pa.list_(pa.float32(), self.embedding_size)))
-        self._schema = pa.schema(fields, metadata={METADATA_KEY: self.metadata})
-        self._writer = parquet.ParquetWriter(path, self._schema)
+    def __init__(self, path: Path, table_format: TableFormat) -> None:
+        super().__init__(table_format)
+        self._arrow, parquet = pyarrow_packages()
+        self.schema = arrow_schema(table_format)
+        self._writer = parquet.ParquetWriter(path, self.schema, compression=table_format.compression)
 
     def write(self, block: dict[str, Any]) -> None:
         values = self._arrow.array(np.ascontiguousarray(block["embedding"]).ravel())
-        block["embedding"] = self._arrow.FixedSizeListArray.from_arrays(values, self.embedding_size)
-        self._writer.write_table(self._arrow.table(block, schema=self._schema))
+        size = self.format.embedding_size
+        block["embedding"] = self._arrow.FixedSizeListArray.from_arrays(values, size)
+        self._writer.write_table(self._arrow.table(block, schema=self.schema))
+
+    def add_rows(self, rows: Any) -> None:
+        """Append rows that are an Arrow record batch of this schema."""
+        self.flush()
+        self.n_rows += len(rows)
+        self._writer.write_batch(rows)
+
+    def note(self, key: str, value: str) -> None:
+        """Add to the file's metadata what is known only now."""
+        self._writer.add_key_value_metadata({key: value})
 
     def close(self) -> None:
         self._writer.close()
 
     def release(self) -> None:
         self._writer.close()
+
+
+def arrow_schema(table_format: TableFormat) -> Any:
+    """The Arrow schema of a table."""
+    pa, _ = pyarrow_packages()
+    times = ("start", "end", "time") if table_format.timestamps else ("start", "end")
+    number = pa.float16() if table_format.embedding_dtype == "float16" else pa.float32()
+    fields = [
+        ("file", pa.string()),
+        *((name, pa.float64()) for name in times),
+        *((name, kind or pa.string()) for name, kind in table_format.columns.items()),
+        ("embedding", pa.list_(number, table_format.embedding_size)),
+    ]
+    metadata = {METADATA_KEY: json.dumps(dict(table_format.metadata), sort_keys=True)}
+    return pa.schema(fields, metadata=metadata)
 
 
 class NpzWriter(TableWriter):
@@ -117,30 +179,36 @@ class NpzWriter(TableWriter):
     their number.
     """
 
-    def __init__(self, path: Path, embedding_size: int, timestamps: bool, metadata: dict[str, Any]) -> None:
-        super().__init__(embedding_size, timestamps, metadata)
+    def __init__(self, path: Path, table_format: TableFormat) -> None:
+        super().__init__(table_format)
+        if "metadata" in table_format.columns:
+            raise InvalidInputError("an .npz table has a 'metadata' of its own: rename the list's column")
         self._path = path
-        self._files: list[str] = []
-        self._columns: dict[str, list[np.ndarray]] = {}
+        self._lists: dict[str, list[Any]] = {"file": [], **{name: [] for name in table_format.columns}}
+        self._arrays: dict[str, list[np.ndarray]] = {}
+        self._dtype = np.dtype(table_format.embedding_dtype).newbyteorder("<")
         self._spool = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed by release()
 
     def write(self, block: dict[str, Any]) -> None:
-        self._files += block.pop("file")
-        self._spool.write(np.ascontiguousarray(block.pop("embedding"), dtype="<f4").data)
+        self._spool.write(np.ascontiguousarray(block.pop("embedding"), dtype=self._dtype).data)
         for name, values in block.items():
-            self._columns.setdefault(name, []).append(values)
+            if name in self._lists:
+                self._lists[name] += values
+            else:
+                self._arrays.setdefault(name, []).append(values)
 
     def close(self) -> None:
         with zipfile.ZipFile(self._path, "w", allowZip64=True) as archive:
-            _write_npy(archive, "file", np.array(self._files, dtype=np.str_))
-            for name, blocks in self._columns.items():
+            for name, values in self._lists.items():
+                _write_npy(archive, name, _as_array(name, values))
+            for name, blocks in self._arrays.items():
                 _write_npy(archive, name, np.concatenate(blocks))
             _write_npy(archive, "metadata", np.array(self.metadata))
             self._spool.seek(0)
             header = {
-                "descr": "<f4",
+                "descr": self._dtype.str,
                 "fortran_order": False,
-                "shape": (self.n_rows, self.embedding_size),
+                "shape": (self.n_rows, self.format.embedding_size),
             }
             with archive.open("embedding.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(member, header)
@@ -150,13 +218,27 @@ class NpzWriter(TableWriter):
         self._spool.close()
 
 
+def _as_array(name: str, values: list[Any]) -> np.ndarray:
+    """A column as an array without objects: missing text is empty, a missing number NaN."""
+    if all(value is None or isinstance(value, str) for value in values):
+        return np.array([value or "" for value in values], dtype=np.str_)
+    array = np.array([np.nan if value is None else value for value in values])
+    if array.dtype.kind not in "biuf" or array.ndim != 1:
+        raise InvalidInputError(
+            f"the column {name!r} holds neither text nor numbers, which .npz cannot hold: write .parquet"
+        )
+    return array
+
+
 def _write_npy(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
     member: IO[bytes]
     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
         np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-WRITERS: dict[str, Callable[[Path, int, bool, dict[str, Any]], TableWriter]] = {
+WriterT = TypeVar("WriterT", bound=TableWriter)
+
+WRITERS: dict[str, Callable[[Path, TableFormat], TableWriter]] = {
     ".parquet": ParquetWriter,
     ".npz": NpzWriter,
 }
@@ -178,54 +260,41 @@ def check_output(path: Path) -> None:
     if not os.access(path.parent, os.W_OK):
         raise InvalidInputError(f"the output's folder {path.parent} cannot be written to")
     if path.suffix == ".parquet":
-        _pyarrow()
+        pyarrow_packages()
 
 
 @contextmanager
-def open_table(
-    path: Path, *, embedding_size: int, timestamps: bool, metadata: dict[str, Any]
-) -> Iterator[TableWriter]:
+def open_table(path: Path, table_format: TableFormat) -> Iterator[TableWriter]:
     """A writer for ``path`` by its suffix; the file appears when the block ends without an error.
 
     Args:
         path: ends in ``.parquet`` or ``.npz``.
-        embedding_size: D.
-        timestamps: rows are frames, with a ``time`` column.
-        metadata: JSON-serialisable facts about the model, kept with the table.
+        table_format: of the rows.
     """
     check_output(path)
-    with atomic_write(path) as scratch:
-        writer = WRITERS[path.suffix](scratch, embedding_size, timestamps, metadata)
-        try:
-            yield writer
-            writer.finish()
-        finally:
-            writer.release()
+    with atomic_write(path) as scratch, writing(WRITERS[path.suffix](scratch, table_format)) as writer:
+        yield writer
 
 
-def write_error_table(path: Path, errors: Sequence[tuple[str, str]]) -> None:
-    """Write a CSV file of (file, error) rows; without any, remove the one of an earlier run."""
-    if not errors:
-        path.unlink(missing_ok=True)
-        return
-    with (
-        atomic_write(path) as scratch,
-        scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(("file", "error"))
-        writer.writerows((_no_formula(name), _no_formula(error)) for name, error in errors)
+@contextmanager
+def writing(writer: WriterT) -> Iterator[WriterT]:
+    """Finish the file when the block ends without an error, and close it in any case."""
+    try:
+        yield writer
+        writer.finish()
+    finally:
+        writer.release()
 
 
-def _no_formula(cell: str) -> str:
-    """Spreadsheets would run a cell that begins like a formula; a quote before it makes it text."""
-    return f"'{cell}" if cell.startswith(("=", "+", "@", "\t", "\r")) else cell
+def pyarrow_packages() -> tuple[Any, Any]:
+    """``pyarrow`` and ``pyarrow.parquet``.
 
-
-def _pyarrow() -> tuple[Any, Any]:
+    Raises:
+        MissingExtraError: they cannot be imported.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise missing_extra("pyarrow", "parquet", "writing .parquet") from error
+        raise missing_extra("pyarrow", "parquet", "reading and writing .parquet") from error
     return pyarrow, pyarrow.parquet

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from serab_byols.corpus.decoding import AudioClip
-from serab_byols.corpus.segments import Segment, find_segments
+from serab_byols.corpus.listing import find_segments
+from serab_byols.corpus.segments import Segment
 from serab_byols.errors import AudioFileError, InvalidInputError
 from serab_byols.frontend import SAMPLE_RATE_HZ
 from serab_byols.pretrain.distributed import Share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,7 +65,7 @@ def _row_of_clip(clip: Clip, row_of: dict[tuple[str, int], int]) -> int:
     """-1, the row of NaN, if the table has none."""
     start_ms = round((clip.segment.start_s or 0.0) * 1000)
     row = row_of.get((clip.segment.file, start_ms), -1)
-    return row if row >= 0 else row_of.get((str(clip.segment.path.resolve()), start_ms), -1)
+    return row if row >= 0 else row_of.get((os.path.realpath(clip.segment.path), start_ms), -1)
 
 
 def _read_table(path: Path) -> DataFrame:

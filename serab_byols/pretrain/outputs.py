@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from serab_byols.corpus.tables import write_error_table
+from serab_byols.corpus.error_table import write_error_table
 from serab_byols.errors import InvalidInputError
 
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serab_byols.corpus.segments import Segment, read_csv_list
+from serab_byols.corpus.lists import read_list
+from serab_byols.corpus.segments import Segment
 from serab_byols.errors import InvalidInputError
 
 SPLIT_COLUMNS = ("fold", "group", "split")
@@ -55,7 +56,7 @@ class Task:
 class _Row(NamedTuple):
     number: int
     segment: Segment
-    cells: dict[str, str]
+    cells: Mapping[str, str]
 
 
 def read_manifest(path: str | os.PathLike[str], tasks: Sequence[str] = ()) -> list[Task]:
@@ -79,9 +80,12 @@ def read_manifest(path: str | os.PathLike[str], tasks: Sequence[str] = ()) -> li
     if path.suffix.lower() != ".csv":
         raise InvalidInputError(f"a manifest is a CSV file whose name ends in .csv, got {path.name!r}")
     by_task: dict[str, list[_Row]] = {}
-    for i, (segment, cells) in enumerate(read_csv_list(path), start=1):
+    for i, segment in enumerate(read_list(path), start=1):
+        cells = segment.columns
         if "label" not in cells:
-            raise InvalidInputError(f"{path} needs a column named 'label'; it has {', '.join(cells)}")
+            raise InvalidInputError(
+                f"{path} needs a column named 'label'; it has {', '.join(['path', *cells])}"
+            )
         name = cells.get("task", path.stem)
         if not name:
             raise InvalidInputError(f"{path}, row {i}: the task is empty")

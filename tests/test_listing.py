@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serab_byols.corpus.segments import Segment, as_segment, find_segments
+from serab_byols.corpus.listing import find_segments
+from serab_byols.corpus.segments import Segment, as_segment
 from serab_byols.errors import InvalidInputError
 
 

@@ -1,0 +1,94 @@
+"""How far embedding is: a bar in a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from serab_byols.cli.options import printable, say
+from serab_byols.corpus.listing import describe_passed_over
+
+if TYPE_CHECKING:
+    from serab_byols.corpus.dataset.part import Failure
+    from serab_byols.corpus.segments import Segment
+
+_LOG_INTERVAL_S = 30.0
+
+
+class ClipProgress:
+    """Progress over clips, and within long ones; the observer of :func:`embed_dataset`.
+
+    Args:
+        quiet: neither bar nor lines; failures are still told.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar = tqdm(unit="clip", disable=quiet or not sys.stderr.isatty())
+        self._within: tqdm | None = None
+        self._n_segments = 0
+        self._n_before = self._n_done = 0
+        self._began = self._logged = time.monotonic()
+
+    def start(self, n_segments: int, n_done: int, passed_over: Counter[str]) -> None:
+        """So many clips in all, of which so many were done earlier."""
+        self._n_segments, self._n_before, self._n_done = n_segments, n_done, n_done
+        if passed_over and not self._quiet:
+            say(f"passed over {describe_passed_over(passed_over)}")
+        self._bar.reset(total=n_segments)
+        self._bar.initial = n_done
+        self._bar.update(n_done)
+        self._began = self._logged = time.monotonic()
+
+    def advance(self, n_segments: int) -> None:
+        """So many more clips are done."""
+        self._close_within()
+        self._n_done += n_segments
+        self._bar.update(n_segments)
+        if self._bar.disable and not self._quiet and time.monotonic() - self._logged > _LOG_INTERVAL_S:
+            self._log()
+
+    def within(self, segment: Segment, done: float) -> None:
+        """So much of a long clip is done, from 0 to 1."""
+        if self._bar.disable:
+            return
+        if self._within is None:
+            name = os.path.basename(segment.file)
+            self._within = tqdm(total=100, unit="%", desc=printable(name), leave=False, position=1)
+        self._within.update(int(100 * done) - self._within.n)
+
+    def fail(self, failure: Failure) -> None:
+        """A clip could not be embedded."""
+        self.tell(failure.error)
+
+    def tell(self, message: str) -> None:
+        """Print a line above the bar."""
+        with tqdm.external_write_mode(file=sys.stderr):
+            say(printable(message))
+
+    def __enter__(self) -> ClipProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close_within()
+        self._bar.close()
+
+    def _close_within(self) -> None:
+        if self._within is not None:
+            self._within.close()
+            self._within = None
+
+    def _log(self) -> None:
+        self._logged = time.monotonic()
+        a_second = (self._n_done - self._n_before) / (self._logged - self._began)
+        left_s = (self._n_segments - self._n_done) / a_second if a_second else 0
+        left = f"{left_s / 60:.0f} min" if left_s < 7200 else f"{left_s / 3600:.1f} h"
+        say(f"{self._n_done} of {self._n_segments} clips, {a_second:.1f} a second, about {left} left")

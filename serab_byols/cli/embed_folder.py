@@ -1,0 +1,45 @@
+"""``serab-byols embed -o DIR/``: into a folder of Parquet files."""
+
+from __future__ import annotations
+
+import argparse
+
+from serab_byols.checkpoint import load_model
+from serab_byols.cli.clip_progress import ClipProgress
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, say
+from serab_byols.corpus.dataset.run import ERRORS_FILE, embed_dataset
+
+
+def embed_into_folder(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    model = load_model(
+        options.model, options.encoder, normalization=options.normalization, device=options.device
+    )
+    with ClipProgress(options.quiet) as progress:
+        summary = embed_dataset(
+            options.inputs,
+            options.output,
+            model,
+            timestamps=options.timestamps,
+            frame_duration=options.frame_duration,
+            hop_size=options.hop_size,
+            dense=options.dense,
+            dtype=options.dtype,
+            part_size=options.part_size,
+            compression=options.compression or "snappy",
+            embedding_dtype=options.embedding_dtype,
+            append=options.append,
+            retry_errors=options.retry_errors,
+            observer=progress,
+        )
+    if summary.n_errors:
+        say(
+            f"{summary.n_errors} of {summary.n_segments} clips could not be embedded (see "
+            f"{summary.location}/{ERRORS_FILE}); {summary.location} has the rest"
+        )
+    if not options.quiet:
+        print(
+            f"{summary.location}: {summary.n_segments - summary.n_errors} clips in {summary.n_parts} files, "
+            f"{summary.n_embedded} of them embedded now"
+        )
+    return EXIT_BAD_FILES if summary.n_errors else EXIT_OK

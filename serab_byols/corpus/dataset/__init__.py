@@ -1,0 +1,5 @@
+"""Datasets of embeddings: a folder of Parquet parts, made one by one, by any engine, in any order."""
+
+from serab_byols.corpus.dataset.run import DatasetSummary, embed_dataset
+
+__all__ = ["DatasetSummary", "embed_dataset"]

@@ -1,0 +1,201 @@
+"""Lists of segments (CSV, Parquet, npz): their columns and rows, checked.
+
+A column ``path`` is relative to the list's folder. A column ``file`` is what tables of this library have;
+its names are as they were given when the table was made, relative to the current folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serab_byols.corpus.segments import Segment
+from serab_byols.corpus.tables import METADATA_KEY, pyarrow_packages
+from serab_byols.errors import InvalidInputError
+
+LIST_SUFFIXES = (".csv", ".parquet", ".npz")
+
+_BOUNDS = ("start", "end")
+_NAMES = ("path", "file")
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file is a list of segments, by its suffix."""
+    return path.suffix.lower() in LIST_SUFFIXES
+
+
+def read_list(path: Path) -> Iterator[Segment]:
+    """Segments of a list, with its other columns.
+
+    Raises:
+        InvalidInputError: it cannot be read, has no column ``path`` (or ``file``), has one twice, or one that
+            is nearly the name of ours.
+    """
+    rows = _READERS[path.suffix.lower()]
+    try:
+        yield from (_segment_in_row(path, row) for row in rows(path))
+    except InvalidInputError:
+        raise
+    except Exception as error:  # whatever is wrong with it: pyarrow and zipfile raise many kinds
+        raise _unreadable(path, error) from error
+
+
+def carried_columns(path: Path) -> dict[str, Any]:
+    """Names and Arrow types of the columns that a list carries through; None stands for text.
+
+    Raises:
+        InvalidInputError: as for :func:`read_list`, or a table of embeddings has a column of that name.
+    """
+    columns = _SCHEMAS[path.suffix.lower()]
+    try:
+        named = columns(path)
+    except InvalidInputError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    taken = [name for name in named if name in ("time", "embedding")]
+    if taken or ("path" in named and "file" in named):
+        name = (taken or ["file"])[0]
+        raise InvalidInputError(
+            f"{path} has the column {name!r}, which the table of embeddings has too: rename it"
+        )
+    return {name: kind for name, kind in named.items() if name not in (*_NAMES, *_BOUNDS)}
+
+
+def _unreadable(path: Path, error: Exception | str) -> InvalidInputError:
+    return InvalidInputError(f"the list {path} cannot be read: {error}")
+
+
+# CSV
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        reader.fieldnames = _checked_columns(path, reader.fieldnames or ())
+        for row in reader:
+            names = {name: row[name] or "" for name in _NAMES if name in row}  # a name may end in a space
+            yield {**{name: (row[name] or "").strip() for name in reader.fieldnames}, **names}
+
+
+def _csv_columns(path: Path) -> dict[str, Any]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return dict.fromkeys(_checked_columns(path, csv.DictReader(file).fieldnames or ()))
+
+
+# Parquet
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    columns = _parquet_columns(path)
+    _, parquet = pyarrow_packages()
+    with parquet.ParquetFile(path) as file:
+        kept = [name for name in file.schema_arrow.names if name.strip().lower() in columns]
+        for batch in file.iter_batches(batch_size=4096, columns=kept):
+            yield from batch.rename_columns(list(columns)).to_pylist()
+
+
+def _parquet_columns(path: Path) -> dict[str, Any]:
+    _, parquet = pyarrow_packages()
+    schema = parquet.read_schema(path)
+    names = schema.names
+    if METADATA_KEY.encode() in (schema.metadata or {}):  # a table of ours: embedded anew
+        names = [name for name in names if name not in ("time", "embedding")]
+    # pandas stores its index under such a name
+    names = [name for name in names if not name.startswith("__index_level_")]
+    return dict(zip(_checked_columns(path, names), (schema.field(name).type for name in names)))
+
+
+# npz, as `embed` writes it
+
+
+def _npz_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with _open_npz(path) as archive:
+        columns = {name: archive[name].tolist() for name in _npz_names(path, archive)}
+    yield from (dict(zip(columns, row)) for row in zip(*columns.values(), strict=True))
+
+
+def _npz_columns(path: Path) -> dict[str, Any]:
+    with _open_npz(path) as archive:
+        return {name: _arrow_type(archive[name].dtype) for name in _npz_names(path, archive)}
+
+
+def _open_npz(path: Path) -> Any:
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise _unreadable(path, "it is not an .npz file")
+    return np.load(path, allow_pickle=False)
+
+
+def _npz_names(path: Path, archive: Any) -> list[str]:
+    return _checked_columns(
+        path, [name for name in archive.files if name not in ("time", "embedding", "metadata")]
+    )
+
+
+def _arrow_type(dtype: np.dtype) -> Any:
+    if dtype.kind == "U":
+        return None
+    return pyarrow_packages()[0].from_numpy_dtype(dtype)
+
+
+_READERS = {".csv": _csv_rows, ".parquet": _parquet_rows, ".npz": _npz_rows}
+_SCHEMAS = {".csv": _csv_columns, ".parquet": _parquet_columns, ".npz": _npz_columns}
+
+
+def _checked_columns(path: Path, names: Sequence[str]) -> list[str]:
+    """Column names in lower case without surrounding spaces; near misses of ours would be ignored."""
+    columns = [name.strip().lower() for name in names]
+    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if repeated:
+        raise InvalidInputError(f"{path} has the column {repeated[0]!r} more than once")
+    if "path" not in columns and "file" not in columns:
+        raise InvalidInputError(f"{path} needs a column named 'path'; it has {list(names) or 'no header'}")
+    for name in columns:
+        near = [
+            ours
+            for ours in ("path", *_BOUNDS)
+            if name != ours and re.fullmatch(rf"{ours}[\W_]*(s|ms|sec|secs|seconds|time)?", name)
+        ]
+        if near:
+            raise InvalidInputError(
+                f"{path} has the column {name!r}, which would be ignored: is it {near[0]!r} (in seconds)? "
+                "Rename it, to that or to something else"
+            )
+    return columns
+
+
+def _segment_in_row(list_path: Path, row: Mapping[str, Any]) -> Segment:
+    columns = {name: value for name, value in row.items() if name not in (*_NAMES, *_BOUNDS)}
+    file = row["path"] if "path" in row else row["file"]
+    file = "" if file is None else str(file)
+    path = os.path.join(list_path.parent, file) if "path" in row else file  # an absolute one stays as it is
+    if not file:
+        return Segment(file, Path(path), None, None, f"a row of {list_path} has an empty path", columns)
+    try:
+        start_s, end_s = _seconds(row, "start"), _seconds(row, "end")
+    except ValueError as error:
+        return Segment(file, Path(path), None, None, str(error), columns)
+    return Segment(file, Path(path), start_s, end_s, None, columns)
+
+
+def _seconds(row: Mapping[str, Any], column: str) -> float | None:
+    cell = row.get(column)
+    if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+        return None
+    try:
+        seconds = cell.total_seconds() if hasattr(cell, "total_seconds") else float(cell)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if math.isnan(seconds):
+        raise ValueError(f"{column} is not a number of seconds: {cell!r}")
+    if seconds < 0 or (column == "start" and math.isinf(seconds)):
+        raise ValueError(f"{column} must be a time within the file in seconds, got {cell}")
+    return None if math.isinf(seconds) else seconds
