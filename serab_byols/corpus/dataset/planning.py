@@ -92,7 +92,11 @@ def _differences(storage: Storage, run: RunDescription, inputs: Inputs) -> tuple
         if not balance[name]:
             gone.append(segment.file)
         balance[name] -= 1
-    new = [segment.file for segment in map(plannable, inputs) if balance[hash_of(segment)] > 0]
+    new = []
+    for segment in map(plannable, inputs):
+        if balance[hash_of(segment)] > 0:
+            new.append(segment.file)
+            balance[hash_of(segment)] -= 1
     return _some(new), _some(gone)
 
 
