@@ -18,9 +18,9 @@ import serab_byols
 from serab_byols import cli, embed_dataset, embed_file, embed_files
 from serab_byols.corpus import tables
 from serab_byols.corpus.dataset import part as part_module
+from serab_byols.corpus.dataset.local_storage import LocalStorage
 from serab_byols.corpus.dataset.part import NoObserver, PartMaker, failures_by_part
 from serab_byols.corpus.dataset.run import make_locally
-from serab_byols.corpus.dataset.storage import LocalStorage
 from serab_byols.corpus.listing import Inputs
 from serab_byols.errors import InvalidInputError
 

@@ -6,15 +6,20 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
 from serab_byols.corpus.decoding import AudioClip
+from serab_byols.corpus.remote import LocalCopy, is_url
 from serab_byols.corpus.segments import Segment, as_segment
 from serab_byols.errors import SerabByolsError
 
 N_DECODING_THREADS = 2
+N_DOWNLOADING_THREADS = 16
+"""For files in object stores, where most of the time is spent waiting."""
+
 N_CLIPS_AHEAD = 64
 STREAM_S = 60.0
 """A longer recording is streamed: it is decoded block by block and never in memory as a whole."""
@@ -22,7 +27,7 @@ STREAM_S = 60.0
 
 @dataclass(frozen=True)
 class DecodedSegment:
-    """What became of a segment: samples (n,) at the model's rate, None if it is long; or an error."""
+    """What became of a segment: samples (n,) at the model's rate; a local file if it is long; or an error."""
 
     index: int
     segment: Segment
@@ -30,17 +35,23 @@ class DecodedSegment:
     end_s: float = 0.0
     samples: np.ndarray | None = None
     error: SerabByolsError | None = None
+    copy: LocalCopy | None = None
 
 
 def decode_ahead(
     paths: Iterable[str | os.PathLike[str] | Segment], sample_rate_hz: int
 ) -> Iterator[DecodedSegment]:
     """Decoded segments in their order, while some more are decoded in the background."""
-    with ThreadPoolExecutor(N_DECODING_THREADS, thread_name_prefix="decode") as pool:
+    with (
+        ThreadPoolExecutor(N_DECODING_THREADS, thread_name_prefix="decode") as decoding,
+        ThreadPoolExecutor(N_DOWNLOADING_THREADS, thread_name_prefix="download") as downloading,
+    ):
         waiting: deque[Future[DecodedSegment]] = deque()
         try:
             for index, item in enumerate(paths):
-                waiting.append(pool.submit(_decode, index, as_segment(item), sample_rate_hz))
+                segment = as_segment(item)
+                pool = downloading if is_url(segment.path) else decoding
+                waiting.append(pool.submit(_decode, index, segment, sample_rate_hz))
                 if len(waiting) > N_CLIPS_AHEAD:
                     yield waiting.popleft().result()
             while waiting:
@@ -53,10 +64,14 @@ def decode_ahead(
 def _decode(index: int, segment: Segment, sample_rate_hz: int) -> DecodedSegment:
     try:
         segment.check()
-        with AudioClip(segment.path, segment.start_s, segment.end_s) as clip:
-            is_long = clip.end_s - clip.start_s > STREAM_S
-            samples = None if is_long else clip.read(sample_rate_hz)
-            return DecodedSegment(index, segment, clip.start_s, clip.end_s, samples)
+        with ExitStack() as stack:
+            copy = stack.enter_context(LocalCopy(segment.path))
+            with copy.named(), AudioClip(copy.path, segment.start_s, segment.end_s) as clip:
+                if clip.end_s - clip.start_s <= STREAM_S:
+                    samples = clip.read(sample_rate_hz)
+                    return DecodedSegment(index, segment, clip.start_s, clip.end_s, samples)
+            stack.pop_all()  # whoever streams it closes the copy
+            return DecodedSegment(index, segment, clip.start_s, clip.end_s, copy=copy)
     except SerabByolsError as error:
         return DecodedSegment(index, segment, error=error)
 

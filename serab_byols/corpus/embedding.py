@@ -270,11 +270,14 @@ def _streamed(
     decoded: DecodedSegment, embedder: SegmentEmbedder, progress: ProgressHandler | None
 ) -> Iterator[RecordChunk]:
     """A long recording, which is never in memory as a whole."""
-    segment, model = decoded.segment, embedder.model
+    segment, model, copy = decoded.segment, embedder.model, decoded.copy
     n_samples = (decoded.end_s - decoded.start_s) * model.sample_rate * embedder.n_passes
     n_done = 0
+    assert copy is not None
     with (
-        AudioClip(segment.path, segment.start_s, segment.end_s) as clip,
+        copy,
+        copy.named(),
+        AudioClip(copy.path, segment.start_s, segment.end_s) as clip,
         ThreadPoolExecutor(1, thread_name_prefix="decode") as pool,
     ):
 

@@ -1,15 +1,17 @@
-"""Inputs (files, folders, lists) as segments to embed."""
+"""Inputs (files, folders, lists, local or by URL) as segments to embed."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from serab_byols.corpus.decoding import AUDIO_SUFFIXES
 from serab_byols.corpus.lists import carried_columns, is_list, read_list
+from serab_byols.corpus.remote import file_system, files_below, is_folder, is_url, without_file_scheme
 from serab_byols.corpus.segments import Segment, as_segment
 from serab_byols.errors import InvalidInputError
 
@@ -28,16 +30,19 @@ class Inputs:
         passed_over: how many files in folders were not taken for audio, by suffix; complete after listing.
 
     Raises:
-        InvalidInputError: a list that cannot be read or does not say where its segments are; a URL.
+        InvalidInputError: a list that cannot be read or does not say where its segments are; an unknown
+            kind of URL.
+        MissingExtraError: a URL, and the package for it is missing.
     """
 
     def __init__(self, items: Input | Iterable[Input], *, in_order: bool = True) -> None:
-        self._items = [items] if isinstance(items, (str, os.PathLike, Segment)) else list(items)
+        items = [items] if isinstance(items, (str, os.PathLike, Segment)) else items
+        self._items = [without_file_scheme(item) if isinstance(item, str) else item for item in items]
         self._in_order = in_order
         self.passed_over: Counter[str] = Counter()
         for item in self._items:
-            if isinstance(item, str) and "://" in item:
-                raise InvalidInputError(f"{item} is a URL: download it, and give the file's name")
+            if isinstance(item, str) and is_url(item):
+                file_system(item)  # before anything is loaded
 
     def __iter__(self) -> Iterator[Segment]:
         self.passed_over.clear()
@@ -60,10 +65,9 @@ class Inputs:
             if isinstance(item, Segment):
                 columns.update(dict.fromkeys(item.columns))
                 continue
-            path = Path(item)
-            if path.is_dir() or not is_list(path):
+            if not is_list(item) or os.path.isdir(item):
                 continue
-            for name, kind in carried_columns(path).items():
+            for name, kind in carried_columns(item).items():
                 if name in columns and columns[name] != kind:
                     kinds = " and ".join(str(each or "text") for each in (columns[name], kind))
                     raise InvalidInputError(f"the column {name!r} is {kinds} in different lists")
@@ -73,24 +77,36 @@ class Inputs:
     def _segments_of(self, item: Input) -> Iterator[Segment]:
         if isinstance(item, Segment):
             yield item
+        elif is_list(item) and not os.path.isdir(item):
+            yield from read_list(item)
+        elif is_url(item):
+            yield from self._segments_at(os.fspath(item))
         elif os.path.isdir(item):
             yield from self._segments_in_folder(os.fspath(item))
-        elif is_list(Path(item)):
-            yield from read_list(Path(item))
         else:
             yield as_segment(item)
 
+    def _segments_at(self, url: str) -> Iterator[Segment]:
+        if _suffix(url) in AUDIO_SUFFIXES or not is_folder(url):
+            yield Segment(url, url)
+            return
+        files = map(as_segment, files_below(url))
+        yield from self._audio_among(sorted(files, key=attrgetter("file")) if self._in_order else files, url)
+
     def _segments_in_folder(self, folder: str) -> Iterator[Segment]:
+        yield from self._audio_among(self._files_below(folder), folder)
+
+    def _audio_among(self, segments: Iterable[Segment], folder: str) -> Iterator[Segment]:
         found = False
-        for segment in self._files_below(folder):
-            suffix = os.path.splitext(segment.file)[1].lower()
+        for segment in segments:
+            suffix = _suffix(segment.file)
             if suffix in AUDIO_SUFFIXES or segment.problem:
                 found = True
                 yield segment
             else:
                 self.passed_over[suffix] += 1
         if not found:
-            yield Segment(folder, Path(folder), problem="no audio files in this folder")
+            yield Segment(folder, folder, problem="no audio files in this folder")
 
     def _files_below(self, folder: str) -> Iterator[Segment]:
         """Files of a folder, then those of its subfolders; without hidden ones.
@@ -113,6 +129,10 @@ class Inputs:
         with os.scandir(folder) as entries:
             in_order = sorted(entries, key=lambda entry: entry.name) if self._in_order else entries
             yield from (entry for entry in in_order if not entry.name.startswith("."))
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def find_segments(items: Iterable[Input]) -> list[Segment]:

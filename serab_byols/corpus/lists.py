@@ -12,14 +12,16 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from serab_byols.corpus.remote import LocalCopy, is_url
 from serab_byols.corpus.segments import Segment
 from serab_byols.corpus.tables import METADATA_KEY, pyarrow_packages
-from serab_byols.errors import InvalidInputError
+from serab_byols.errors import InvalidInputError, MissingExtraError
 
 LIST_SUFFIXES = (".csv", ".parquet", ".npz")
 
@@ -27,40 +29,47 @@ _BOUNDS = ("start", "end")
 _NAMES = ("path", "file")
 
 
-def is_list(path: Path) -> bool:
+def is_list(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a list of segments, by its suffix."""
-    return path.suffix.lower() in LIST_SUFFIXES
+    return _suffix(path) in LIST_SUFFIXES
 
 
-def read_list(path: Path) -> Iterator[Segment]:
+def _suffix(path: str | os.PathLike[str]) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def read_list(path: str | os.PathLike[str]) -> Iterator[Segment]:
     """Segments of a list, with its other columns.
 
     Raises:
         InvalidInputError: it cannot be read, has no column ``path`` (or ``file``), has one twice, or one that
             is nearly the name of ours.
     """
-    rows = _READERS[path.suffix.lower()]
+    with _local_list(path) as local:
+        rows = _READERS[_suffix(path)](local)
+        yield from (_segment_in_row(os.fspath(path), row) for row in rows)
+
+
+@contextmanager
+def _local_list(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The list, or a copy of it; what is wrong with it is an error that names it."""
     try:
-        yield from (_segment_in_row(path, row) for row in rows(path))
-    except InvalidInputError:
+        with LocalCopy(path) as copy, copy.named():
+            yield Path(copy.path)
+    except (InvalidInputError, MissingExtraError):
         raise
-    except Exception as error:  # whatever is wrong with it: pyarrow and zipfile raise many kinds
-        raise _unreadable(path, error) from error
+    except Exception as error:  # pyarrow and zipfile raise many kinds
+        raise InvalidInputError(f"the list {os.fspath(path)} cannot be read: {error}") from error
 
 
-def carried_columns(path: Path) -> dict[str, Any]:
+def carried_columns(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Names and Arrow types of the columns that a list carries through; None stands for text.
 
     Raises:
         InvalidInputError: as for :func:`read_list`, or a table of embeddings has a column of that name.
     """
-    columns = _SCHEMAS[path.suffix.lower()]
-    try:
-        named = columns(path)
-    except InvalidInputError:
-        raise
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    with _local_list(path) as local:
+        named = _SCHEMAS[_suffix(path)](local)
     taken = [name for name in named if name in ("time", "embedding")]
     if taken or ("path" in named and "file" in named):
         name = (taken or ["file"])[0]
@@ -68,10 +77,6 @@ def carried_columns(path: Path) -> dict[str, Any]:
             f"{path} has the column {name!r}, which the table of embeddings has too: rename it"
         )
     return {name: kind for name, kind in named.items() if name not in (*_NAMES, *_BOUNDS)}
-
-
-def _unreadable(path: Path, error: Exception | str) -> InvalidInputError:
-    return InvalidInputError(f"the list {path} cannot be read: {error}")
 
 
 # CSV
@@ -130,7 +135,7 @@ def _npz_columns(path: Path) -> dict[str, Any]:
 
 def _open_npz(path: Path) -> Any:
     if path.is_file() and not zipfile.is_zipfile(path):
-        raise _unreadable(path, "it is not an .npz file")
+        raise ValueError("it is not an .npz file")
     return np.load(path, allow_pickle=False)
 
 
@@ -172,18 +177,29 @@ def _checked_columns(path: Path, names: Sequence[str]) -> list[str]:
     return columns
 
 
-def _segment_in_row(list_path: Path, row: Mapping[str, Any]) -> Segment:
+def _segment_in_row(list_path: str, row: Mapping[str, Any]) -> Segment:
     columns = {name: value for name, value in row.items() if name not in (*_NAMES, *_BOUNDS)}
     file = row["path"] if "path" in row else row["file"]
     file = "" if file is None else str(file)
-    path = os.path.join(list_path.parent, file) if "path" in row else file  # an absolute one stays as it is
+    path = _beside(list_path, file) if "path" in row else _as_path(file)
     if not file:
-        return Segment(file, Path(path), None, None, f"a row of {list_path} has an empty path", columns)
+        return Segment(file, path, None, None, f"a row of {list_path} has an empty path", columns)
     try:
         start_s, end_s = _seconds(row, "start"), _seconds(row, "end")
     except ValueError as error:
-        return Segment(file, Path(path), None, None, str(error), columns)
-    return Segment(file, Path(path), start_s, end_s, None, columns)
+        return Segment(file, path, None, None, str(error), columns)
+    return Segment(file, path, start_s, end_s, None, columns)
+
+
+def _beside(list_path: str, file: str) -> str | Path:
+    """A path relative to the list's folder; an absolute one and a URL stay as they are."""
+    if is_url(file) or not is_url(list_path) or os.path.isabs(file):
+        return _as_path(file if is_url(file) else os.path.join(os.path.dirname(list_path), file))
+    return f"{list_path.rsplit('/', 1)[0]}/{file}"
+
+
+def _as_path(file: str) -> str | Path:
+    return file if is_url(file) else Path(file)
 
 
 def _seconds(row: Mapping[str, Any], column: str) -> float | None:

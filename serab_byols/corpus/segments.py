@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from serab_byols.corpus.remote import is_url
 from serab_byols.errors import AudioFileError, InvalidInputError
 
 
@@ -17,7 +18,7 @@ class Segment:
 
     Attributes:
         file: the name as given or found, which goes into tables.
-        path: where the file lies.
+        path: where the file lies; may be a URL.
         problem: why it cannot be embedded, if that is known beforehand.
         columns: what else a list says of it, by column; carried through to tables.
     """
@@ -53,4 +54,7 @@ class Segment:
 
 def as_segment(item: str | os.PathLike[str] | Segment) -> Segment:
     """A path as a segment that is the whole file."""
-    return item if isinstance(item, Segment) else Segment(os.fspath(item), Path(item))
+    if isinstance(item, Segment):
+        return item
+    file = os.fspath(item)
+    return Segment(file, file if is_url(file) else Path(file))

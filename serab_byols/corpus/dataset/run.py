@@ -13,6 +13,7 @@ import torch
 
 from serab_byols.checkpoint import load_model
 from serab_byols.corpus.dataset.description import RunDescription, check_same_run, read_run
+from serab_byols.corpus.dataset.local_storage import LocalStorage
 from serab_byols.corpus.dataset.part import (
     NoObserver,
     Observer,
@@ -24,11 +25,13 @@ from serab_byols.corpus.dataset.part import (
 from serab_byols.corpus.dataset.plan import Part, plan_columns, read_parts
 from serab_byols.corpus.dataset.planning import append as append_to_plan
 from serab_byols.corpus.dataset.planning import begin, check_columns, check_same_plan
-from serab_byols.corpus.dataset.storage import RUN_FOLDER, LocalStorage, Storage
+from serab_byols.corpus.dataset.remote_storage import RemoteStorage
+from serab_byols.corpus.dataset.storage import RUN_FOLDER, Storage
 from serab_byols.corpus.embedding import check_corpus_normalization
 from serab_byols.corpus.error_table import SEGMENT_COLUMNS, write_error_table
 from serab_byols.corpus.listing import Input, Inputs
 from serab_byols.corpus.provenance import describe_model
+from serab_byols.corpus.remote import file_system, is_url, without_file_scheme
 from serab_byols.corpus.tables import COMPRESSIONS, EMBEDDING_DTYPES, TableFormat
 from serab_byols.errors import InvalidInputError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
@@ -126,7 +129,7 @@ def embed_dataset(
     """
     _check_options(part_size, compression, embedding_dtype, dense and not timestamps)
     listed = Inputs(inputs, in_order=False)
-    storage = LocalStorage(out)
+    storage = open_storage(out)
     _check_folder(storage, listed)
     loaded = model if isinstance(model, ByolsModel) else load_model(model)
     check_corpus_normalization(loaded)
@@ -167,6 +170,20 @@ def embed_dataset(
                 observer.fail(failure)
         n_errors = _collect_errors(storage)
     return DatasetSummary(storage.location, run.n_segments, n_errors, n_embedded, run.n_parts)
+
+
+def open_storage(out: str | os.PathLike[str]) -> Storage:
+    """A folder, local or by URL.
+
+    Raises:
+        InvalidInputError: an unknown kind of URL.
+        MissingExtraError: the package for it is missing.
+    """
+    location = without_file_scheme(os.fspath(out))
+    if not is_url(location):
+        return LocalStorage(location)
+    file_system(location)  # before anything is loaded
+    return RemoteStorage(location)
 
 
 def _check_options(part_size: int | None, compression: str, embedding_dtype: str, dense_scenes: bool) -> None:
