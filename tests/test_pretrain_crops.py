@@ -59,7 +59,7 @@ def test_what_is_given_several_times_is_drawn_from_as_often(folder):
     once, thrice = folder / "c.wav", folder / "b.wav"
     clips = clips_of(once, thrice, thrice, thrice)
     names = [clips[clip].segment.path for clip, _ in Crops(clips, CROP, 10, 0).at(0)]
-    assert Counter(names) == {once: 4, thrice: 6}
+    assert Counter(names) == {str(once): 4, str(thrice): 6}
 
 
 def test_crops_of_a_long_clip_are_from_all_of_it(folder):

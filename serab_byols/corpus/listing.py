@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 from serab_byols.corpus.decoding import AUDIO_SUFFIXES
@@ -119,9 +118,9 @@ class Inputs:
                 if entry.is_dir(follow_symlinks=False):
                     subfolders.append(entry.path)
                 elif not (entry.is_symlink() and entry.is_dir()):
-                    yield Segment(entry.path, Path(entry.path))
+                    yield Segment(entry.path, entry.path)
         except OSError as error:
-            yield Segment(folder, Path(folder), problem=f"the folder cannot be listed ({error.strerror})")
+            yield Segment(folder, folder, problem=f"the folder cannot be listed ({error.strerror})")
         for subfolder in subfolders:
             yield from self._files_below(subfolder)
 

@@ -181,7 +181,7 @@ def _segment_in_row(list_path: str, row: Mapping[str, Any]) -> Segment:
     columns = {name: value for name, value in row.items() if name not in (*_NAMES, *_BOUNDS)}
     file = row["path"] if "path" in row else row["file"]
     file = "" if file is None else str(file)
-    path = _beside(list_path, file) if "path" in row else _as_path(file)
+    path = _beside(list_path, file) if "path" in row else file
     if not file:
         return Segment(file, path, None, None, f"a row of {list_path} has an empty path", columns)
     try:
@@ -191,15 +191,11 @@ def _segment_in_row(list_path: str, row: Mapping[str, Any]) -> Segment:
     return Segment(file, path, start_s, end_s, None, columns)
 
 
-def _beside(list_path: str, file: str) -> str | Path:
+def _beside(list_path: str, file: str) -> str:
     """A path relative to the list's folder; an absolute one and a URL stay as they are."""
-    if is_url(file) or not is_url(list_path) or os.path.isabs(file):
-        return _as_path(file if is_url(file) else os.path.join(os.path.dirname(list_path), file))
-    return f"{list_path.rsplit('/', 1)[0]}/{file}"
-
-
-def _as_path(file: str) -> str | Path:
-    return file if is_url(file) else Path(file)
+    if is_url(file):
+        return file
+    return os.path.join(os.path.dirname(list_path), file)
 
 
 def _seconds(row: Mapping[str, Any], column: str) -> float | None:

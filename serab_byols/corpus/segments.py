@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from serab_byols.corpus.remote import is_url
 from serab_byols.errors import AudioFileError, InvalidInputError
 
 
@@ -35,6 +33,7 @@ class Segment:
             raise InvalidInputError(
                 f"Segment takes file, path, start_s and end_s, in this order; path is {self.path!r}"
             )
+        object.__setattr__(self, "path", os.fspath(self.path))  # once; it is frozen otherwise
 
     def check(self) -> None:
         """Refuse a segment that is known to be bad, or whose name no table can hold.
@@ -56,5 +55,4 @@ def as_segment(item: str | os.PathLike[str] | Segment) -> Segment:
     """A path as a segment that is the whole file."""
     if isinstance(item, Segment):
         return item
-    file = os.fspath(item)
-    return Segment(file, file if is_url(file) else Path(file))
+    return Segment(os.fspath(item), item)
