@@ -1,5 +1,6 @@
 """Which crops of a corpus each step takes, and what happens with files that are bad, long or short."""
 
+import os
 from collections import Counter
 
 import numpy as np
@@ -134,7 +135,7 @@ def test_bad_files_are_reported_and_left_out(folder, tmp_path):
     (folder / "bad.wav").write_bytes(b"no audio at all")
     errors = {}
     clips = clips_of(folder, folder / "missing.flac", on_error=errors.__setitem__)
-    assert [clip.segment.path.name for clip in clips] == ["a.wav", "b.wav", "c.wav"]
+    assert [os.path.basename(clip.segment.path) for clip in clips] == ["a.wav", "b.wav", "c.wav"]
     assert list(errors) == [str(folder / "bad.wav"), str(folder / "missing.flac")]
     assert "cannot be read as audio" in errors[str(folder / "bad.wav")]
     assert "no such file" in errors[str(folder / "missing.flac")]
