@@ -4,9 +4,11 @@ import re
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 from parity_data import ROOT
 
+from serab_byols import embed_files
 from serab_byols.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the trainings are tiny
@@ -58,6 +60,31 @@ def test_the_pretraining_page_runs(folder):
     exec(compile(code, "pretraining.md", "exec"), session)
     assert session["result"].finished
     assert (folder / "small.safetensors").is_file()
+
+
+def test_the_corpora_page_runs(folder):
+    pytest.importorskip("duckdb")
+    pytest.importorskip("polars")
+    pytest.importorskip("usearch")
+    pytest.importorskip("datasets")
+    session = {}
+    for language, code in blocks("docs/corpora.md"):
+        if language == "sh":
+            for line in code.splitlines():
+                assert main(shlex.split(line)[1:]) == 0, line
+        else:
+            exec(compile(code, "corpora.md", "exec"), session)
+    assert session["summary"].n_embedded == 0  # the command did it
+    embeddings = [record.embedding for record in embed_files(session["clips"]["path"], session["model"])]
+    np.testing.assert_allclose(np.stack(session["clips"]["embedding"]), embeddings, rtol=1e-5)
+    np.testing.assert_allclose(np.stack(session["speech"]["embedding"]), embeddings, rtol=1e-4, atol=1e-4)
+    similarities = [similarity for _, similarity in session["nearest"]]
+    assert len(similarities) == 3
+    assert similarities == sorted(similarities, reverse=True)
+    found = [session["names"][key] for key in session["matches"].keys]
+    assert found[0] == session["query"]
+    assert found[1:] == [file for file, _ in session["nearest"][:2]]
+    assert list(session["classifier"].classes_) == ["calm", "excited"]
 
 
 PAGES = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]

@@ -39,7 +39,8 @@ def embed_into_folder(options: argparse.Namespace) -> int:
         )
     if not options.quiet:
         print(
-            f"{summary.location}: {summary.n_segments - summary.n_errors} clips in {summary.n_parts} files, "
+            f"{summary.location}: {summary.n_segments - summary.n_errors} clips in {summary.n_parts} "
+            f"{'file' if summary.n_parts == 1 else 'files'}, "
             f"{summary.n_embedded} of them embedded now"
         )
     return EXIT_BAD_FILES if summary.n_errors else EXIT_OK
