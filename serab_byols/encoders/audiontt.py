@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -38,8 +39,8 @@ class AudioNTT(Encoder):
     min_columns = 8
 
     def __init__(self, d: int = 2048) -> None:
-        if d < 1:
-            raise InvalidInputError(f"d is the width of the embedding, at least 1, got {d}")
+        if isinstance(d, bool) or not isinstance(d, Integral) or d < 1:
+            raise InvalidInputError(f"d is the width of the embedding, a whole number from 1, got {d!r}")
         d = int(d)
         super().__init__(embedding_size=d, config={"d": d})
         self.features = nn.Sequential(*_stage(1), *_stage(CHANNELS), *_stage(CHANNELS))

@@ -8,6 +8,7 @@ width of the attention differs from the width of its stage.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -156,16 +157,23 @@ class CvT(Encoder):
                 f"cvt has {len(STRIDES)} stages: channels, heads and depths need as many numbers, "
                 f"got {channels}, {heads} and {depths}"
             )
+        sizes = (*channels, *heads, *depths, mlp_ratio)
+        if any(isinstance(size, bool) or not isinstance(size, Integral) or size < 1 for size in sizes):
+            raise InvalidInputError(
+                "channels, heads, depths and mlp_ratio of cvt are whole numbers from 1, "
+                f"got {channels}, {heads}, {depths} and {mlp_ratio}"
+            )
+        channels, heads, depths = ([int(size) for size in sizes] for sizes in (channels, heads, depths))
         if pool not in POOLS:
             raise InvalidInputError(f"unknown pool {pool!r}; choose from {', '.join(POOLS)}")
         mels_left = N_MELS // 16
         super().__init__(
             embedding_size=channels[-1] * (mels_left if pool == "mean+max" else 1),
             config={
-                "channels": list(channels),
-                "heads": list(heads),
-                "depths": list(depths),
-                "mlp_ratio": mlp_ratio,
+                "channels": channels,
+                "heads": heads,
+                "depths": depths,
+                "mlp_ratio": int(mlp_ratio),
                 "pool": pool,
             },
         )
@@ -178,7 +186,7 @@ class CvT(Encoder):
                 nn.Sequential(
                     nn.Conv2d(in_channels, width, kernel, STRIDES[stage], padding=kernel // 2),
                     ChannelNorm(width),
-                    Transformer(width, n_heads, depth, mlp_ratio),
+                    Transformer(width, n_heads, depth, int(mlp_ratio)),
                 )
             )
             in_channels = width
