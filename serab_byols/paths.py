@@ -7,7 +7,6 @@ from pathlib import Path
 
 from serab_byols.errors import InvalidInputError
 
-
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 

@@ -30,8 +30,9 @@ def load_model(
     """A model with trained weights, in eval mode (HEAR 2021 common API).
 
     Args:
-        model_file_path: a checkpoint in this project's format (``.safetensors``), a published
-            ``.pth`` file, a state dict of an encoder or a whole :class:`ByolsModel`, or a name that ``serab-byols list`` shows; empty for the default weights.
+        model_file_path: a checkpoint in this project's format (``.safetensors``), a published ``.pth``
+            file, the state dict of an encoder or of a whole :class:`ByolsModel`, or a name that
+            ``serab-byols list`` shows; empty for the default weights.
         model_name: ``"default"``, ``"resnetish34"``, ``"clstm"`` or ``"cvt"``; only a check, since
             the file says which encoder it holds.
         normalization: ``"auto"``, ``"clip"``, ``"batch"``, ``"hear2021"`` or (mean, std); see

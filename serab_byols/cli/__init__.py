@@ -154,7 +154,7 @@ def _parser(command: str) -> CommandParser:
     """A parser of all commands, with the options of the one that is used."""
     parser = CommandParser(
         prog="serab-byols",
-        description="BYOL-S speech embeddings of audio files. `serab-byols COMMAND --help` explains a command.",
+        description="BYOL-S speech embeddings of audio files. `serab-byols COMMAND --help` has the options.",
         examples=(
             "serab-byols embed recordings -o embeddings.parquet",
             "serab-byols probe labelled.csv",

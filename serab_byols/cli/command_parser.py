@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import difflib
 import itertools
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Paragraphs are wrapped, indented lines stay as they are, and a metavar is shown once an option."""
+    """Paragraphs are wrapped, unless lines in them are indented; a metavar is shown once an option."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        paragraphs = [
-            paragraph if paragraph.startswith(" ") else super(HelpFormatter, self)._fill_text(paragraph, width, indent)
-            for paragraph in text.split("\n\n")
-        ]
-        return "\n\n".join(paragraphs)
+        return "\n\n".join(self._filled(paragraph, width, indent) for paragraph in text.split("\n\n"))
+
+    def _filled(self, paragraph: str, width: int, indent: str) -> str:
+        return paragraph if "\n  " in paragraph else super()._fill_text(paragraph, width, indent)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
@@ -36,12 +34,13 @@ class CommandParser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, examples: Sequence[str] = (), exit_status: str = "", **options: Any) -> None:
-        epilog = [f"exit status: {exit_status}"] if exit_status else []
+        paragraphs = []
         if examples:
-            epilog = ["examples:", textwrap.indent("\n".join(examples), "  "), *epilog]
-        super().__init__(
-            **{"formatter_class": HelpFormatter, "allow_abbrev": False, "epilog": "\n\n".join(epilog)} | options
-        )
+            paragraphs.append("\n  ".join(["examples:", *examples]))
+        if exit_status:
+            paragraphs.append(f"exit status: {exit_status}")
+        options.setdefault("formatter_class", HelpFormatter)
+        super().__init__(allow_abbrev=False, epilog="\n\n".join(paragraphs), **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse unknown arguments here, where the usage is that of the command."""
@@ -61,7 +60,9 @@ class CommandParser(argparse.ArgumentParser):
             if argument == "--":
                 return
             if option.startswith("--") and " " not in argument and option not in self._option_string_actions:
-                self.error(f"unrecognized arguments: {argument}{did_you_mean(option, self._option_string_actions)}")
+                self.error(
+                    f"unrecognized arguments: {argument}{did_you_mean(option, self._option_string_actions)}"
+                )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -7,13 +7,25 @@ import json
 import os
 
 from serab_byols.checkpoint import read_checkpoint, weights_sha256
-from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, printable
+from serab_byols.cli.messages import printable
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir
 
 
 def add_parser(commands: Commands) -> None:
-    parser = commands.add_parser("info", help="show what a checkpoint says of itself")
+    parser = commands.add_parser(
+        "info",
+        help="show what a checkpoint says of itself",
+        description="Show what a checkpoint says of itself: encoder, size, normalisation, training.",
+        examples=(
+            "serab-byols info weights.safetensors",
+            "serab-byols info byols-audiontt-512-distilled",
+            "serab-byols info weights.pth --json",
+        ),
+        exit_status="0 when all went well, 1 when the file cannot be read.",
+    )
     parser.add_argument("file", metavar="FILE", help="a checkpoint, or a name that `serab-byols list` shows")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="as JSON, in full")
+    add_cache_dir(parser)
     parser.set_defaults(run=_info, error_status=EXIT_BAD_FILES)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import nn
 
-from serab_byols.encoders.encoder import Encoder, flatten_mel_major, mean_max
+from serab_byols.encoders.encoder import Encoder, flatten_mel_major, is_size, mean_max
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import N_MELS
 
@@ -39,7 +38,7 @@ class AudioNTT(Encoder):
     min_columns = 8
 
     def __init__(self, d: int = 2048) -> None:
-        if isinstance(d, bool) or not isinstance(d, Integral) or d < 1:
+        if not is_size(d):
             raise InvalidInputError(f"d is the width of the embedding, a whole number from 1, got {d!r}")
         d = int(d)
         super().__init__(embedding_size=d, config={"d": d})

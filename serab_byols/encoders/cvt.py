@@ -8,7 +8,6 @@ width of the attention differs from the width of its stage.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from serab_byols.encoders.encoder import Encoder, flatten_mel_major, mean_max
+from serab_byols.encoders.encoder import Encoder, flatten_mel_major, is_size, mean_max
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import N_MELS
 
@@ -157,8 +156,7 @@ class CvT(Encoder):
                 f"cvt has {len(STRIDES)} stages: channels, heads and depths need as many numbers, "
                 f"got {channels}, {heads} and {depths}"
             )
-        sizes = (*channels, *heads, *depths, mlp_ratio)
-        if any(isinstance(size, bool) or not isinstance(size, Integral) or size < 1 for size in sizes):
+        if not all(map(is_size, (*channels, *heads, *depths, mlp_ratio))):
             raise InvalidInputError(
                 "channels, heads, depths and mlp_ratio of cvt are whole numbers from 1, "
                 f"got {channels}, {heads}, {depths} and {mlp_ratio}"

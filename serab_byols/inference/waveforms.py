@@ -56,10 +56,10 @@ def to_waveforms(audio: AudioBatch, device: torch.device) -> list[torch.Tensor]:
     return [_waveform(clip, f"clip {i}", device) for i, clip in enumerate(audio)]
 
 
-def _waveform(clip: torch.Tensor | np.ndarray, label: str, device: torch.device) -> torch.Tensor:
+def _waveform(clip: object, label: str, device: torch.device) -> torch.Tensor:
     if isinstance(clip, (int, float)):
         raise InvalidInputError(
-            f"{label} is a number: for one clip pass its samples as a tensor in a list, [torch.tensor(samples)]"
+            f"{label} is a number: pass the samples of one clip as torch.tensor(samples)[None]"
         )
     if not isinstance(clip, (torch.Tensor, np.ndarray)):
         raise InvalidInputError(f"{label} must be a tensor or an array, got {type(clip).__name__}")
