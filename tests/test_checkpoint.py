@@ -562,21 +562,35 @@ def test_the_resnet_of_photographs_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: create_model(d=8).encoder, "more than tensors.*could run code"),
+        (lambda: create_model(d=8).encoder, "more than tensors.*could run code.*save_checkpoint"),
         (lambda: {"state_dict": tiny_state(), "epoch": 3}, "not a state dict.*'state_dict', 'epoch'"),
         (lambda: {5: torch.zeros(1)}, "not a state dict"),
         (lambda: torch.zeros(3), "not a state dict.*Tensor"),
         (lambda: None, "not a state dict.*None"),
         (dict, "no BYOL-S encoder.*0 tensors"),
         (lambda: torch.nn.Linear(3, 4).state_dict(), "no BYOL-S encoder.*2 tensors.*'weight', 'bias'"),
-        (lambda: tiny_model().state_dict(), r"no BYOL-S encoder.*'encoder\.features"),
+        (
+            lambda: torch.nn.ModuleList([tiny_model()]).state_dict(),
+            r"no BYOL-S encoder.*'0\.encoder\.features.*Save a model with serab_byols\.save_checkpoint",
+        ),
     ],
-    ids=["module", "training run", "numbered", "tensor", "None", "empty", "linear", "model"],
+    ids=["module", "training run", "numbered", "tensor", "None", "empty", "linear", "model in a module"],
 )
 def test_other_archives_are_refused(make: Callable[[], Any], message: str, tmp_path: Path) -> None:
     torch.save(make(), tmp_path / "foreign.pth")
     with pytest.raises(CheckpointError, match=rf"foreign\.pth.*{message}"):
         load_model(tmp_path / "foreign.pth")
+
+
+def test_the_state_dict_of_a_whole_model_is_that_of_its_encoder(tmp_path: Path) -> None:
+    model = tiny_model()
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    loaded = load_model(tmp_path / "model.pth")
+    assert weights_sha256(loaded.encoder) == weights_sha256(model.encoder)
+    state = {**model.state_dict(), "head.weight": torch.zeros(2, 8)}
+    torch.save(state, tmp_path / "classifier.pth")
+    with pytest.raises(CheckpointError, match=r"no BYOL-S encoder.*save_checkpoint"):
+        load_model(tmp_path / "classifier.pth")
 
 
 def zipped(entries: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:

@@ -45,7 +45,7 @@ _HEADER_LENGTH_BYTES = 8
 """A safetensors file begins with the length of its header, which is JSON."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A checkpoint as read from a file, before a model is made of it."""
 
@@ -58,6 +58,14 @@ class Checkpoint:
     training_facts: dict[str, Any] = field(default_factory=dict)
     written_by: str | None = None
     weights_sha256: str | None = None
+
+    def __repr__(self) -> str:
+        config = "".join(f", {key}={value}" for key, value in self.config.items())
+        return (
+            f"{type(self).__name__}({str(self.path)!r}, {self.format},\n"
+            f"  encoder {self.encoder!r}{config}, {len(self.state)} tensors, "
+            f"statistics {self.statistics and tuple(self.statistics)})"
+        )
 
     def build_encoder(self) -> Encoder:
         """The encoder with these weights, in float32.

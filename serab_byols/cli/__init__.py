@@ -41,10 +41,9 @@ EXIT_BROKEN_PIPE = 128 + 13
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     open_standard_streams()
-    arguments = _with_negative_pairs(sys.argv[1:] if arguments is None else arguments)
     received: list[int] = []
     try:
-        options = _parse(arguments)
+        options = _parse(sys.argv[1:] if arguments is None else arguments)
         with _signals_as_exceptions(received), _cache_folder(getattr(options, "cache_dir", None)):
             return _run(options)
     except (KeyboardInterrupt, _Terminated):
@@ -110,6 +109,7 @@ def _cache_folder(cache_dir: str | None) -> Iterator[None]:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    arguments = _with_negative_pairs(arguments)
     try:
         return _parser(arguments[0] if arguments else "").parse_args(arguments)
     except SystemExit as ended:  # after help or a refusal

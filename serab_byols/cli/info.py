@@ -10,6 +10,10 @@ from serab_byols.checkpoint import read_checkpoint, weights_sha256
 from serab_byols.cli.messages import printable
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir
 
+LABEL_WIDTH = 18
+LINE_WIDTH = 100
+"""Of facts of the training, such as the command; ``--json`` has them in full."""
+
 
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
@@ -52,15 +56,31 @@ def _info(options: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2))
         return EXIT_OK
     for name, value in facts.items():
-        print(f"{name:18}{printable(_readable(name, value))}")
+        first, *others = _lines(name, value)
+        print(f"{name:{LABEL_WIDTH}}{first}")
+        for line in others:
+            print(f"{'':{LABEL_WIDTH}}{line}")
     return EXIT_OK
 
 
-def _readable(name: str, value: object) -> str:
-    if isinstance(value, dict) and value:
-        return ", ".join(f"{key}={item}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
+def _lines(name: str, value: object) -> list[str]:
+    """A fact in words: one line, or one for each entry of what is known of the training."""
+    if name == "training" and isinstance(value, dict) and value:
+        return [_shortened(f"{key}={_entry(item)}") for key, item in value.items()]
     if name == "normalization" and value is None:
-        return "none stored: 'auto' means each clip's own statistics"
-    return f"{value:,}" if isinstance(value, int) else str(value or "-")
+        return ["none stored: 'auto' means each clip's own statistics"]
+    if isinstance(value, dict) and value:
+        return [printable(", ".join(f"{key}={item}" for key, item in value.items()))]
+    if isinstance(value, list):
+        return [", ".join(map(str, value))]
+    return [f"{value:,}" if isinstance(value, int) else printable(str(value or "-"))]
+
+
+def _entry(value: object) -> str:
+    """Collections by what they hold: their numbers are for ``--json``."""
+    return f"({', '.join(map(str, value))})" if isinstance(value, dict) else str(value)
+
+
+def _shortened(text: str) -> str:
+    text, width = printable(text), LINE_WIDTH - LABEL_WIDTH
+    return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from serab_byols.atomic_write import atomic_write, check_not_an_input, check_replaceable
-from serab_byols.cli.messages import printable
+from serab_byols.cli.messages import FileErrors, log, printable
 from serab_byols.cli.options import (
     EXIT_BAD_FILES,
     EXIT_OK,

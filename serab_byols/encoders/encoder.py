@@ -75,7 +75,7 @@ class Encoder(nn.Module):
 
 def is_size(value: object) -> bool:
     """Whether it is a whole number from 1."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1
 
 
 def unwrapped(encoder: Encoder) -> Encoder:
