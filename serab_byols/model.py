@@ -110,8 +110,8 @@ class ByolsModel(nn.Module):
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Embeddings (B, D), in the encoder's dtype, of waveforms (B, n), nominally in [-1, 1].
 
-        Waveforms of any floating-point type are computed with as float32. Under ``normalization="batch"``
-        (and ``"hear2021"``) the statistics are those of this batch.
+        Waveforms of any floating-point type are taken; the log-mel is float32 (float64 after ``double()``).
+        Under ``normalization="batch"`` (and ``"hear2021"``) the statistics are those of this batch.
 
         Raises:
             InvalidInputError: not a dense tensor with two axes, not floating point, or no samples.

@@ -250,6 +250,27 @@ def test_auto_is_the_stored_statistics_or_each_clips_own(tiny: Path, tiny_pth: P
     assert_same_embedding(load_model(tiny_pth), load_model(tiny, normalization="clip"))
 
 
+def test_a_checkpoint_prints_in_short(tiny: Path) -> None:
+    text = repr(read_checkpoint(tiny))
+    assert text.startswith(
+        f"Checkpoint('{tiny}', serab_byols safetensors, version 1,\n  encoder 'default', d=8, "
+    )
+    assert text.count("\n") == 1
+
+
+def test_a_path_may_be_bytes(tiny_pth: Path, tmp_path: Path) -> None:
+    model = load_model(os.fsencode(tiny_pth))
+    written = save_checkpoint(model, os.fsencode(tmp_path / "written.safetensors"))
+    assert load_model(written).source == "written.safetensors"
+
+
+@pytest.mark.parametrize("path", [None, 5, ["a.pth"], torch.zeros(1)])
+def test_what_is_no_path_is_refused(path: Any, tiny: Path) -> None:
+    for action in (load_model, read_checkpoint, lambda path: save_checkpoint(load_model(tiny), path)):
+        with pytest.raises(InvalidInputError, match=f"must be a path, got {type(path).__name__}"):
+            action(path)
+
+
 def test_the_digest_is_of_the_weights_alone(tiny: Path, tiny_pth: Path) -> None:
     digests = {weights_sha256(load_model(path).encoder) for path in (tiny, tiny_pth)}
     assert digests == {weights_sha256(tiny_model().encoder)}
