@@ -251,11 +251,9 @@ def test_auto_is_the_stored_statistics_or_each_clips_own(tiny: Path, tiny_pth: P
 
 
 def test_a_checkpoint_prints_in_short(tiny: Path) -> None:
-    text = repr(read_checkpoint(tiny))
-    assert text.startswith(
-        f"Checkpoint('{tiny}', serab_byols safetensors, version 1,\n  encoder 'default', d=8, "
-    )
-    assert text.count("\n") == 1
+    first, second = repr(read_checkpoint(tiny)).split("\n")
+    assert first == f"Checkpoint('{tiny}', serab_byols safetensors, version 1,"
+    assert second.startswith("  encoder 'default', d=8, ")
 
 
 def test_a_path_may_be_bytes(tiny_pth: Path, tmp_path: Path) -> None:

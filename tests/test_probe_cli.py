@@ -17,7 +17,7 @@ from serab_byols import cli
 from serab_byols.corpus.log_mel_statistics import N_STATISTICS
 from serab_byols.errors import AudioFileError, CheckpointNotFoundError, InvalidInputError, MissingExtraError
 from serab_byols.frontend import TorchFrontend
-from serab_byols.probe import as_json, as_text, draw_confusion, probe
+from serab_byols.probe import as_json, as_text, draw_confusion, features, probe
 from serab_byols.probe.features import clip_statistics, random_model
 
 pytest.importorskip("sklearn")
@@ -124,13 +124,25 @@ def test_bad_clips_are_listed_and_left_out(corpus, command, tmp_path, capfd):
 
 
 def test_a_terminal_shows_a_bar_from_the_first_second(corpus, command, monkeypatch):
+    from serab_byols.probe import evaluation
+
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
+    before = {}
+
+    def noting(function):
+        def note(*arguments, **keywords):
+            before.setdefault(function.__name__, terminal.getvalue())
+            return function(*arguments, **keywords)
+
+        return note
+
+    monkeypatch.setattr(features, "embed_segments", noting(features.embed_segments))
+    monkeypatch.setattr(evaluation, "fit_split", noting(evaluation.fit_split))
     assert command(corpus, "--c", "0.1") == 0
-    shown = terminal.getvalue()
-    assert "clips, tiny.safetensors:   0%|          | 0/24" in shown
-    assert "folds, kinds, tiny.safetensors:   0%|          | 0/4" in shown
+    assert "clips, tiny.safetensors:   0%|          | 0/24" in before["embed_segments"]
+    assert "folds, kinds, tiny.safetensors:   0%|          | 0/4" in before["fit_split"]
 
 
 def test_many_bad_clips_are_not_all_printed(corpus, command, tmp_path, capfd):
