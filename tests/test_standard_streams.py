@@ -18,7 +18,7 @@ import serab_byols
 from serab_byols import cli
 from serab_byols.atomic_write import atomic_write
 from serab_byols.cli.messages import FileErrors, log
-from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_INTERRUPTED, EXIT_USAGE
 from serab_byols.errors import InvalidInputError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="shells and signals are of another kind there")
@@ -123,9 +123,6 @@ def test_commands_refuse_a_device_as_output(
 
 
 def test_a_reader_that_stops_is_no_error(folder: Path) -> None:
-    done = shell(f"{COMMAND} info tiny.safetensors | true; echo ${{PIPESTATUS[0]}}", folder)
-    assert done.stdout in (f"{cli.EXIT_BROKEN_PIPE}\n", f"{EXIT_OK}\n")  # true may still have been there
-    assert done.stderr == ""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "serab_byols", "info", "tiny.safetensors"]
