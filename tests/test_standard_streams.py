@@ -23,7 +23,7 @@ from serab_byols.errors import InvalidInputError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="shells and signals are of another kind there")
 FULL = Path("/dev/full")
-needs_full_device = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+needs_full_device = pytest.mark.skipif(not FULL.is_char_device(), reason="this system has no /dev/full")
 COMMAND = f"{sys.executable} -m serab_byols"
 
 
