@@ -18,7 +18,11 @@ def atomic_write(path: Path, scratch_folder: Path | None = None) -> Iterator[Pat
     The temporary file is in the same folder, so that renaming it is atomic, or in ``scratch_folder`` on the
     same file system. If the block fails, it is removed, and ``path`` stays as it was. Of a symbolic link the
     target is replaced.
+
+    Raises:
+        InvalidInputError: there is something at ``path`` that is not a regular file.
     """
+    check_replaceable(path)
     path = path.resolve() if path.is_symlink() else path
     scratch = (scratch_folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
     os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -37,6 +41,17 @@ def flush_to_disk(path: Path) -> None:
     """Wait until the file's bytes are on disk, safe from a power cut."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to replace what is not a regular file, such as a device.
+
+    Raises:
+        InvalidInputError: there is such a thing at ``path``.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "not a regular file"
+        raise InvalidInputError(f"the output {path} is {what}")
 
 
 def check_not_an_input(outputs: Iterable[Path | None], inputs: Iterable[str | os.PathLike[str]]) -> None:

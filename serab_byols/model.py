@@ -110,16 +110,20 @@ class ByolsModel(nn.Module):
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Embeddings (B, D), in the encoder's dtype, of waveforms (B, n), nominally in [-1, 1].
 
+        Waveforms of any floating-point type are taken; the log-mel is float32 (float64 after ``double()``).
         Under ``normalization="batch"`` (and ``"hear2021"``) the statistics are those of this batch.
 
         Raises:
-            InvalidInputError: not two axes, not floating point, or no samples.
+            InvalidInputError: not a dense tensor with two axes, not floating point, or no samples.
         """
+        check_dense(waveform, "the waveform")
         if waveform.ndim != 2 or waveform.shape[1] == 0 or not waveform.is_floating_point():
             raise InvalidInputError(
                 "the model takes floating-point waveforms of shape (batch, samples) with at least "
                 f"one sample, got {waveform.dtype} of shape {tuple(waveform.shape)}"
             )
+        if len(waveform) == 0:
+            return waveform.new_zeros(0, self.embedding_size, dtype=self.dtype)
         log_mel = self.frontend(self.pad_short(waveform))
         return self.encoder(self.normalize(log_mel)[:, None].to(self.dtype))
 
@@ -177,7 +181,51 @@ def create_model(
         >>> serab_byols.create_model("default", d=512).embedding_size
         512
     """
+    place = usable_device(device)
     model = ByolsModel(
         create_encoder(encoder, **config), create_frontend(frontend), normalization=normalization
     )
-    return model.eval().to(device)
+    return model.eval().to(place)
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device, on which a tensor could be made.
+
+    Raises:
+        InvalidInputError: there is none of that name, this build of torch or this machine does not have
+            it, or it holds no numbers, as ``"meta"``; the message says which there are.
+    """
+    try:
+        chosen = torch.device(device)
+        if chosen.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ImportError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InvalidInputError(
+            f"cannot use device {str(device)!r}: {reason}. Here there is: {', '.join(_devices())}"
+        ) from None
+    return chosen
+
+
+def _devices() -> list[str]:
+    found = ["cpu"]
+    if torch.cuda.is_available():
+        found += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
+
+
+def check_dense(samples: object, label: str) -> None:
+    """Refuse what is not a tensor, and tensors without ordinary values in memory.
+
+    Raises:
+        InvalidInputError: it is.
+    """
+    if not isinstance(samples, torch.Tensor):
+        raise InvalidInputError(f"{label} must be a tensor, got {type(samples).__name__}")
+    if samples.is_nested or samples.is_meta or samples.is_quantized or samples.layout != torch.strided:
+        raise InvalidInputError(
+            f"{label} must be an ordinary dense tensor, not nested, sparse, meta or quantised"
+        )

@@ -55,6 +55,8 @@ def model():
         (torch.zeros(1, 16000, device="meta"), "dense tensor"),
         (np.ma.masked_array(np.zeros((1, 16000))), "masked array"),
         ([[0.0] * 100], "must be a tensor or an array, got list"),
+        ([0.0] * 100, r"clip 0 is a number: pass .* torch.tensor\(samples\)\[None\]"),
+        ("a.wav", "a tensor, an array, or a list of them, got str"),
     ],
 )
 def test_tensors_that_are_no_audio_are_refused(model, function, audio, message):

@@ -250,6 +250,25 @@ def test_auto_is_the_stored_statistics_or_each_clips_own(tiny: Path, tiny_pth: P
     assert_same_embedding(load_model(tiny_pth), load_model(tiny, normalization="clip"))
 
 
+def test_a_checkpoint_prints_in_short(tiny: Path) -> None:
+    first, second = repr(read_checkpoint(tiny)).split("\n")
+    assert first == f"Checkpoint('{tiny}', serab_byols safetensors, version 1,"
+    assert second.startswith("  encoder 'default', d=8, ")
+
+
+def test_a_path_may_be_bytes(tiny_pth: Path, tmp_path: Path) -> None:
+    model = load_model(os.fsencode(tiny_pth))
+    written = save_checkpoint(model, os.fsencode(tmp_path / "written.safetensors"))
+    assert load_model(written).source == "written.safetensors"
+
+
+@pytest.mark.parametrize("path", [None, 5, ["a.pth"], torch.zeros(1)])
+def test_what_is_no_path_is_refused(path: Any, tiny: Path) -> None:
+    for action in (load_model, read_checkpoint, lambda path: save_checkpoint(load_model(tiny), path)):
+        with pytest.raises(InvalidInputError, match=f"must be a path, got {type(path).__name__}"):
+            action(path)
+
+
 def test_the_digest_is_of_the_weights_alone(tiny: Path, tiny_pth: Path) -> None:
     digests = {weights_sha256(load_model(path).encoder) for path in (tiny, tiny_pth)}
     assert digests == {weights_sha256(tiny_model().encoder)}
@@ -562,21 +581,35 @@ def test_the_resnet_of_photographs_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: create_model(d=8).encoder, "more than tensors.*could run code"),
+        (lambda: create_model(d=8).encoder, "more than tensors.*could run code.*save_checkpoint"),
         (lambda: {"state_dict": tiny_state(), "epoch": 3}, "not a state dict.*'state_dict', 'epoch'"),
         (lambda: {5: torch.zeros(1)}, "not a state dict"),
         (lambda: torch.zeros(3), "not a state dict.*Tensor"),
         (lambda: None, "not a state dict.*None"),
         (dict, "no BYOL-S encoder.*0 tensors"),
         (lambda: torch.nn.Linear(3, 4).state_dict(), "no BYOL-S encoder.*2 tensors.*'weight', 'bias'"),
-        (lambda: tiny_model().state_dict(), r"no BYOL-S encoder.*'encoder\.features"),
+        (
+            lambda: torch.nn.ModuleList([tiny_model()]).state_dict(),
+            r"no BYOL-S encoder.*'0\.encoder\.features.*Save a model with serab_byols\.save_checkpoint",
+        ),
     ],
-    ids=["module", "training run", "numbered", "tensor", "None", "empty", "linear", "model"],
+    ids=["module", "training run", "numbered", "tensor", "None", "empty", "linear", "model in a module"],
 )
 def test_other_archives_are_refused(make: Callable[[], Any], message: str, tmp_path: Path) -> None:
     torch.save(make(), tmp_path / "foreign.pth")
     with pytest.raises(CheckpointError, match=rf"foreign\.pth.*{message}"):
         load_model(tmp_path / "foreign.pth")
+
+
+def test_the_state_dict_of_a_whole_model_is_that_of_its_encoder(tmp_path: Path) -> None:
+    model = tiny_model()
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    loaded = load_model(tmp_path / "model.pth")
+    assert weights_sha256(loaded.encoder) == weights_sha256(model.encoder)
+    state = {**model.state_dict(), "head.weight": torch.zeros(2, 8)}
+    torch.save(state, tmp_path / "classifier.pth")
+    with pytest.raises(CheckpointError, match=r"no BYOL-S encoder.*save_checkpoint"):
+        load_model(tmp_path / "classifier.pth")
 
 
 def zipped(entries: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:

@@ -201,7 +201,7 @@ def test_auto_takes_the_statistics_of_the_checkpoint_and_clip_the_clip_s(
     [
         (["--normalization=-6,5"], [-6, 5]),
         (["--normalization", "-.5,1e1"], [-0.5, 10]),
-        (["--norm", "-6.25,5.5"], [-6.25, 5.5]),
+        (["--normalization", "-6.25,5.5"], [-6.25, 5.5]),
         (["--normalization", "6,5"], [6, 5]),
     ],
 )

@@ -49,7 +49,12 @@ def info(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
 def info_lines(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     assert main(["info", str(path)]) == EXIT_OK
     lines = capsys.readouterr().out.splitlines()
-    return {line[:18].strip(): line[18:] for line in lines}
+    facts: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        name = line[:18].strip() or name
+        facts[name] = f"{facts[name]} | {line[18:]}" if name in facts else line[18:]
+    return facts
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -83,7 +88,7 @@ def test_info_shows_what_a_file_says_of_itself(own: Path, capsys: pytest.Capture
     assert lines["configuration"] == "d=8"
     assert lines["parameters"] == "79,056"
     assert lines["normalization"] == "mean=-6.5, std=5.0"
-    assert lines["training"] == "corpus=räusper, epochs=3"
+    assert lines["training"] == "corpus=räusper | epochs=3"
     assert lines["stored as"] == "float32, int64"
 
 
@@ -111,7 +116,18 @@ def test_info_escapes_what_would_steer_a_terminal(tmp_path: Path, capsys: pytest
     facts = {"note": "\x1b[2Jgone\rnew line\nbell\a", "broken": "\ud800", "whole": "räusper 日本"}
     path = save_checkpoint(create_model(d=8), tmp_path / "m.safetensors", training_facts=facts)
     line = info_lines(path, capsys)["training"]
-    assert line == r"broken=\ud800, note=\x1b[2Jgone\rnew line\nbell\x07, whole=räusper 日本"
+    assert line == r"broken=\ud800 | note=\x1b[2Jgone\rnew line\nbell\x07 | whole=räusper 日本"
+    assert info(path, capsys)["training"] == facts
+
+
+def test_info_is_a_few_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"command": "pretrain " + "x" * 500, "recipe": {"steps": 3, "lr": 1e-3}}
+    path = save_checkpoint(create_model(d=8), tmp_path / "m.safetensors", training_facts=facts)
+    assert main(["info", str(path)]) == EXIT_OK
+    lines = capsys.readouterr().out.splitlines()
+    shown = [line[18:] for line in lines if line.startswith(("training", " "))]
+    assert shown == ["command=pretrain " + "x" * 64 + "…", "recipe=(lr, steps)"]
+    assert len(lines) == 14
     assert info(path, capsys)["training"] == facts
 
 

@@ -1,5 +1,8 @@
 """One suite over all encoders: parity, sizes, gradients, minimum lengths."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from parity_data import (
@@ -123,8 +126,15 @@ def test_cvt_mean_and_max_pool_over_the_same_features():
     [
         ("audiontt", {}, "default, resnetish34, clstm, cvt"),
         ("default", {"width": 3}, "does not take"),
-        ("default", {"d": 0}, "at least 1, got 0"),
-        ("default", {"d": "wide"}, "does not take"),
+        (["cvt"], {}, "unknown encoder"),
+        *(
+            ("default", {"d": d}, "whole number from 1, got")
+            for d in (0, -1, 1.5, float("nan"), "512", True, None)
+        ),
+        ("default", {"d": 10**30}, "does not take"),
+        ("cvt", {"channels": (8, 8, 16.5)}, "whole numbers from 1"),
+        ("cvt", {"mlp_ratio": float("nan")}, "whole numbers from 1"),
+        ("cvt", {"channels": 8}, "does not take"),
         ("cvt", {"pool": "median"}, "mean\\+max, mean, max"),
         ("cvt", {"depths": (1, 1)}, "3 stages"),
     ],
@@ -132,3 +142,9 @@ def test_cvt_mean_and_max_pool_over_the_same_features():
 def test_impossible_encoders_are_refused(name, config, message):
     with pytest.raises(InvalidInputError, match=message):
         create_encoder(name, **config)
+
+
+def test_sizes_may_be_numbers_of_numpy():
+    assert create_encoder("default", d=np.int64(8)).config == {"d": 8}
+    config = create_encoder("cvt", channels=np.array([8, 8, 16]), heads=(1, 1, 1)).config
+    assert json.loads(json.dumps(config))["channels"] == [8, 8, 16]

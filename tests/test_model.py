@@ -2,12 +2,20 @@
 
 import copy
 import pickle
+import warnings
+from functools import partial
 
 import pytest
 import torch
 from parity_data import assert_close_to_peak, speech
 
-from serab_byols import ByolsModel, create_model, get_scene_embeddings
+from serab_byols import (
+    ByolsModel,
+    create_model,
+    get_scene_embeddings,
+    get_timestamp_embeddings,
+    load_model,
+)
 from serab_byols.encoders import ENCODERS
 from serab_byols.errors import InvalidInputError
 
@@ -89,6 +97,74 @@ def test_copies_and_pickles_are_equal(narrow):
 def test_impossible_waveforms_are_refused(narrow, waveform):
     with pytest.raises(InvalidInputError, match="batch, samples"):
         narrow()(waveform)
+
+
+def test_what_is_no_dense_tensor_is_refused(narrow):
+    model, clips = narrow(), torch.zeros(1, 16000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both are deprecated, or not finished
+        nested = torch.nested.nested_tensor([torch.zeros(16000)])
+        quantised = torch.quantize_per_tensor(clips, 0.1, 0, torch.qint8)
+    for waveform in (nested, quantised, clips.to_sparse(), clips.to("meta")):
+        with pytest.raises(InvalidInputError, match="ordinary dense tensor"):
+            model(waveform)
+    for waveform in (clips.numpy(), [0.0], "a.wav", None):
+        with pytest.raises(InvalidInputError, match=f"must be a tensor, got {type(waveform).__name__}"):
+            model(waveform)
+
+
+@pytest.mark.parametrize("rule", ["clip", "batch", (-6.0, 5.0)])
+def test_no_clips_have_no_embeddings(narrow, rule):
+    model = narrow(normalization=rule)
+    clips = torch.zeros(0, 16000)
+    for embeddings in (model(clips), get_scene_embeddings(clips, model)):
+        assert (embeddings.shape, embeddings.dtype) == ((0, 8), torch.float32)
+    assert model.to(torch.bfloat16)(clips).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_floating_point_type_is_taken_everywhere(narrow, dtype):
+    model = narrow()
+    clips = speech(1, 8000)[None].to(dtype)
+    with torch.no_grad():
+        pairs = [
+            (model(clips), model(clips.float())),
+            *(
+                (embed(clips), embed(clips.float()))
+                for embed in (
+                    lambda audio: get_scene_embeddings(audio, model),
+                    lambda audio: get_scene_embeddings(list(audio), model),
+                    lambda audio: get_timestamp_embeddings(audio, model, 200, 100)[0],
+                    lambda audio: get_timestamp_embeddings(audio, model, 200, 100, dense=True)[0],
+                )
+            ),
+        ]
+    for actual, expected in pairs:
+        assert actual.dtype == torch.float32
+        assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("meta", "'meta': it holds no numbers"),
+        (torch.device("meta"), "'meta': it holds no numbers"),
+        ("cuda:99", "'cuda:99': .*"),
+        ("banana", "'banana': .*"),
+        (None, "'None': .*"),
+    ],
+)
+def test_devices_that_are_not_here_are_refused(device, message, tiny_checkpoint):
+    for make in (create_model, partial(load_model, tiny_checkpoint)):
+        with pytest.raises(InvalidInputError, match=rf"^cannot use device {message}\. Here there is: cpu"):
+            make(device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_here_is_refused_before_the_weights_are_read(monkeypatch):
+    monkeypatch.delattr("serab_byols.checkpoint.loading.read_checkpoint")
+    with pytest.raises(InvalidInputError, match=r"cannot use device 'cuda': .*Here there is: cpu"):
+        load_model(device="cuda")
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,7 @@ def test_a_cache_that_cannot_be_written(server: Server, cached: Path) -> None:
         load_model(NAME)
     cached.parent.unlink()
     cached.mkdir(parents=True)
-    with pytest.raises(DownloadError, match=rf"to {cached.parent}: .*Is a directory.*SERAB_BYOLS_CACHE"):
+    with pytest.raises(DownloadError, match=rf"to {cached.parent}: .*is a folder.*SERAB_BYOLS_CACHE"):
         load_model(NAME)
 
 
@@ -459,7 +459,9 @@ def test_list_for_people(bundle: Callable[..., Path], capsys: pytest.CaptureFixt
     exit_status, out, err = run(capsys, "list")
     assert exit_status == EXIT_OK
     assert "damaged.safetensors" in err
-    rows = [line.split(maxsplit=5) for line in out.splitlines()]
+    assert out.splitlines()[1].startswith(f"{DEFAULT_NAME} (default)  ")
+    assert out.count("(default)") == 1
+    rows = [line.split(maxsplit=5) for line in out.replace(" (default)", "").splitlines()]
     assert rows[:3] == [
         ["NAME", "ENCODER", "D", "MB", "LICENCE", "WHERE"],
         [DEFAULT_NAME, "default", "9", f"{path.stat().st_size / 1e6:.1f}", "-", str(path)],

@@ -147,7 +147,7 @@ def test_the_installed_wheel_works_without_the_tree(built: Built, tmp_path: Path
     assert len(files) > 10
     assert all(Path(file).is_relative_to(installed) for file in files)
 
-    assert re.search(r"^serab-byols = serab_byols\.cli:main$", built.dist_info("entry_points.txt"), re.M)
+    assert re.search(r"^serab-byols = serab_byols\.__main__:main$", built.dist_info("entry_points.txt"), re.M)
     assert list((installed / "bin").glob("serab-byols*"))
     command = (sys.executable, "-m", "serab_byols", "--version")
     assert run(*command, cwd=tmp_path, PYTHONPATH=str(installed)) == f"serab-byols {VERSION}\n"

@@ -1,7 +1,9 @@
 """``serab-byols probe`` and its Python function: clips in, scores, JSON and pictures out."""
 
 import csv
+import io
 import json
+import re
 import sys
 
 import numpy as np
@@ -15,7 +17,7 @@ from serab_byols import cli
 from serab_byols.corpus.log_mel_statistics import N_STATISTICS
 from serab_byols.errors import AudioFileError, CheckpointNotFoundError, InvalidInputError, MissingExtraError
 from serab_byols.frontend import TorchFrontend
-from serab_byols.probe import as_json, as_text, draw_confusion, probe
+from serab_byols.probe import as_json, as_text, draw_confusion, features, probe
 from serab_byols.probe.features import clip_statistics, random_model
 
 pytest.importorskip("sklearn")
@@ -121,6 +123,37 @@ def test_bad_clips_are_listed_and_left_out(corpus, command, tmp_path, capfd):
     assert report["results"] == json.loads(whole.read_text())["results"]
 
 
+def test_a_terminal_shows_a_bar_from_the_first_second(corpus, command, monkeypatch):
+    from serab_byols.probe import evaluation
+
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    before = {}
+
+    def noting(function):
+        def note(*arguments, **keywords):
+            before.setdefault(function.__name__, terminal.getvalue())
+            return function(*arguments, **keywords)
+
+        return note
+
+    monkeypatch.setattr(features, "embed_segments", noting(features.embed_segments))
+    monkeypatch.setattr(evaluation, "fit_split", noting(evaluation.fit_split))
+    assert command(corpus, "--c", "0.1") == 0
+    assert "clips, tiny.safetensors:   0%|          | 0/24" in before["embed_segments"]
+    assert "folds, kinds, tiny.safetensors:   0%|          | 0/4" in before["fit_split"]
+
+
+def test_many_bad_clips_are_not_all_printed(corpus, command, tmp_path, capfd):
+    rows = [*rows_of(corpus), *((f"no{i}.wav", "tone", "0", "speaker 0", "kinds") for i in range(30))]
+    manifest = written(corpus.parent / "many.csv", rows)
+    assert command(manifest, "--c", "0.1", "--quiet", "--json", tmp_path / "out.json") == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 22
+    assert lines[20] == f"serab-byols: and 10 more errors; all 30 are in {tmp_path / 'out.json'}"
+
+
 def test_tasks_are_probed_one_by_one(corpus, command, tmp_path, capfd):
     head, *rows = rows_of(corpus)
     reversed_labels = [[path, label[::-1], fold, group, "again"] for path, label, fold, group, _ in rows]
@@ -171,8 +204,15 @@ def test_results_in_python(corpus, tiny_model, tiny_checkpoint, tmp_path):
     np.testing.assert_array_equal(of_object.confusion, of_file.confusion)
     assert of_file.n_groups == 4
     assert calls.count(("clips, tiny.safetensors", N_CLIPS, N_CLIPS)) == 1
+    assert calls[0] == ("clips, random weights", 0, N_CLIPS)
+    assert ("folds, kinds, tiny.safetensors", 0, 4) in calls
     assert calls[-1] == ("folds, kinds, tiny.safetensors", 4, 4)
     assert as_text(results).count("kinds: ") == 1
+    assert re.fullmatch(
+        r"ProbeResult\('kinds', 'tiny.safetensors': 24 clips, 2 labels, 4 folds,\n"
+        r"  accuracy [01]\.\d{3} \(.* to .*\), UAR .*, chance 0\.500\)",
+        repr(of_file),
+    )
     assert json.loads(json.dumps(as_json(results)))["manifest"] is None
     assert draw_confusion(of_file, tmp_path / "c.png").stat().st_size > 5000
 
@@ -194,6 +234,21 @@ def test_random_baselines_are_seeded_and_one_an_architecture(corpus, tiny_model)
 def test_errors_in_python(corpus, tiny_model):
     with pytest.raises(InvalidInputError, match="takes a list of models"):
         probe(corpus, "weights.pth")
+    for models, got in [(tiny_model, "ByolsModel; for one pass"), (5, "5"), (b"a.pth", "a.pth")]:
+        with pytest.raises(InvalidInputError, match=f"takes a list of models, got .*{got}"):
+            probe(corpus, models)
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(InvalidInputError, match="path of a CSV file, got DataFrame: write it"):
+        probe(pandas.DataFrame({"path": ["a.wav"], "label": ["a"]}), [tiny_model])
+    with pytest.raises(InvalidInputError, match="takes a list of models, got DataFrame"):
+        probe(corpus, pandas.DataFrame())
+    with pytest.raises(InvalidInputError, match="a manifest must be a path, got ByolsModel"):
+        probe(tiny_model, [corpus])
+    for function in (as_text, as_json):
+        with pytest.raises(InvalidInputError, match="list of results of probe, got ByolsModel"):
+            function(tiny_model)
+    with pytest.raises(InvalidInputError, match="one result of probe, got list"):
+        draw_confusion([], "c.png")
     with pytest.raises(InvalidInputError, match="nothing to probe"):
         probe(corpus, [])
     with pytest.raises(CheckpointNotFoundError):

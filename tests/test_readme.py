@@ -14,7 +14,7 @@ from serab_byols.cli import main
 pytestmark = pytest.mark.usefixtures("one_thread")  # the trainings are tiny
 
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-ELSEWHERE = ("make ", "hear-validator ", "python -m heareval")
+ELSEWHERE = ("make ", "pip install ", "hear-validator ", "python -m heareval")
 """Commands of other programs; the demo and the tests are those commands themselves."""
 
 

@@ -13,7 +13,7 @@ from serab_byols.checkpoint.weights_cache import find_or_download
 from serab_byols.encoders import ENCODERS, EncoderName
 from serab_byols.errors import CheckpointError, InvalidInputError
 from serab_byols.frontend import FrontendName, create_frontend
-from serab_byols.model import ByolsModel
+from serab_byols.model import ByolsModel, usable_device
 from serab_byols.normalization import NormalizationName, parse_normalization
 
 
@@ -30,8 +30,9 @@ def load_model(
     """A model with trained weights, in eval mode (HEAR 2021 common API).
 
     Args:
-        model_file_path: a checkpoint in this project's format (``.safetensors``), a published
-            ``.pth`` file, or a name that ``serab-byols list`` shows; empty for the default weights.
+        model_file_path: a checkpoint in this project's format (``.safetensors``), a published ``.pth``
+            file, the state dict of an encoder or of a whole :class:`ByolsModel`, or a name that
+            ``serab-byols list`` shows; empty for the default weights.
         model_name: ``"default"``, ``"resnetish34"``, ``"clstm"`` or ``"cvt"``; only a check, since
             the file says which encoder it holds.
         normalization: ``"auto"``, ``"clip"``, ``"batch"``, ``"hear2021"`` or (mean, std); see
@@ -45,7 +46,7 @@ def load_model(
         CheckpointNotFoundError: no such file, no such name, or not on this machine while offline.
         CheckpointError: corrupt, foreign, or not the encoder that ``model_name`` says.
         DownloadError: published weights could not be downloaded, or other bytes came.
-        InvalidInputError: an option that does not exist.
+        InvalidInputError: an option that does not exist, a device that is not here.
         MissingExtraError: the front end's package is not installed.
 
     Example:
@@ -53,9 +54,10 @@ def load_model(
         >>> model.encoder.name, model.embedding_size
         ('default', 512)
     """
-    if model_name is not None and model_name not in ENCODERS:
+    if model_name is not None and model_name not in list(ENCODERS):
         raise InvalidInputError(f"unknown model_name {model_name!r}; choose from {', '.join(ENCODERS)}")
     parse_normalization(normalization)
+    place = usable_device(device)
     checkpoint = read_checkpoint(model_file_path, model_name, cache_dir=cache_dir, offline=offline)
     model = ByolsModel(
         checkpoint.build_encoder(),
@@ -65,7 +67,7 @@ def load_model(
         training_facts=checkpoint.training_facts,
         source=checkpoint.path.name,
     )
-    return model.eval().to(device)
+    return model.eval().to(place)
 
 
 def read_checkpoint(

@@ -32,16 +32,20 @@ from serab_byols.encoders import ENCODERS, Encoder, create_encoder
 from serab_byols.errors import CheckpointError, CheckpointNotFoundError, InvalidInputError
 from serab_byols.frontend import RECIPE
 from serab_byols.normalization import Statistics, parse_statistics
+from serab_byols.paths import as_path
 
 _ZIP = b"PK\x03\x04"
 _FOLDER_MARK = 0x10
 _OUR_ENTRIES = ('"encoder_config"', '"weights_sha256"', '"header_sha256"')
 """A file of ours has these in its description, whatever the damage to the key of that."""
+_IN_A_MODEL = "encoder."
+"""Before the keys of an encoder in the state dict of a model."""
+_HOW_TO_SAVE = 'Save a model with serab_byols.save_checkpoint(model, "NAME.safetensors")'
 _HEADER_LENGTH_BYTES = 8
 """A safetensors file begins with the length of its header, which is JSON."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A checkpoint as read from a file, before a model is made of it."""
 
@@ -54,6 +58,14 @@ class Checkpoint:
     training_facts: dict[str, Any] = field(default_factory=dict)
     written_by: str | None = None
     weights_sha256: str | None = None
+
+    def __repr__(self) -> str:
+        config = "".join(f", {key}={value}" for key, value in self.config.items())
+        return (
+            f"{type(self).__name__}({str(self.path)!r}, {self.format},\n"
+            f"  encoder {self.encoder!r}{config}, {len(self.state)} tensors, "
+            f"statistics {self.statistics and tuple(self.statistics)})"
+        )
 
     def build_encoder(self) -> Encoder:
         """The encoder with these weights, in float32.
@@ -97,7 +109,7 @@ def read_checkpoint_file(path: str | os.PathLike[str]) -> Checkpoint:
         CheckpointNotFoundError: no such file.
         CheckpointError: the file is corrupt, truncated, or not a BYOL-S checkpoint.
     """
-    path = Path(path)
+    path = as_path(path, "a checkpoint")
     start = _first_bytes(path)
     if start.startswith(_ZIP):
         return _read_legacy(path)
@@ -212,7 +224,8 @@ def _read_legacy(path: Path) -> Checkpoint:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors, so it was not opened: unpickling it could run code"
+            f"{path} holds more than tensors, such as a whole module, so it was not opened: unpickling it "
+            f"could run code. {_HOW_TO_SAVE}"
         ) from error
     except Exception as error:  # torch and zipfile raise many kinds for a damaged archive
         raise CheckpointError(f"{path} is not a whole PyTorch archive: {error}") from error
@@ -245,6 +258,8 @@ def _check_archive(file: BinaryIO) -> None:
 
 
 def _recognise(path: Path, form: str, state: dict[str, torch.Tensor]) -> Checkpoint:
+    if state and all(key.startswith(_IN_A_MODEL) for key in state):  # ByolsModel.state_dict()
+        state = {key.removeprefix(_IN_A_MODEL): value for key, value in state.items()}
     for name in ENCODERS:
         config = _measured_config(path, name, state)
         if config is not None:
@@ -252,6 +267,7 @@ def _recognise(path: Path, form: str, state: dict[str, torch.Tensor]) -> Checkpo
     raise CheckpointError(
         f"{path} is no BYOL-S encoder ({', '.join(ENCODERS)}): "
         f"it has {len(state)} tensors, {reprlib.repr(list(state))}"
+        + (f". {_HOW_TO_SAVE}" if any(_IN_A_MODEL in key for key in state) else "")
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serab_byols.errors import CheckpointNotFoundError
+from serab_byols.paths import path_text
 
 DEFAULT_NAME = "byols-audiontt-512-distilled"
 DEFAULT_CHECKPOINT = f"{DEFAULT_NAME}.safetensors"
@@ -115,7 +116,7 @@ def find_weights(path_or_name: str | os.PathLike[str]) -> Path | PublishedWeight
     Raises:
         CheckpointNotFoundError: neither a file nor a name; the message says what to do.
     """
-    text = os.fspath(path_or_name)
+    text = path_text(path_or_name, "a checkpoint")
     if os.path.isfile(text):
         return Path(text)
     name = text or DEFAULT_NAME

@@ -12,6 +12,7 @@ from serab_byols.atomic_write import atomic_write
 from serab_byols.checkpoint import registry
 from serab_byols.checkpoint.registry import PublishedWeights
 from serab_byols.errors import CheckpointError, CheckpointNotFoundError, DownloadError, InvalidInputError
+from serab_byols.paths import as_path
 
 TIMEOUT_S = 30.0
 """How long a server may send nothing."""
@@ -28,7 +29,7 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
         folder = pooch.os_cache("serab_byols")
     try:
-        return Path(folder).expanduser()
+        return as_path(folder, "the cache").expanduser()
     except RuntimeError as error:
         raise InvalidInputError("there is no home directory for the cache: set SERAB_BYOLS_CACHE") from error
 

@@ -27,6 +27,7 @@ from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import RECIPE
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import parse_statistics
+from serab_byols.paths import as_path
 
 
 def save_checkpoint(
@@ -64,7 +65,7 @@ def save_checkpoint(
         ...     serab_byols.load_model(path).embedding_size
         64
     """
-    path = Path(path)
+    path = as_path(path, "the output")
     if path.suffix != ".safetensors":
         raise InvalidInputError(f"a checkpoint's name ends in .safetensors, got {path.name!r}")
     if dtype is not None and dtype not in STORAGE_TYPES:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from serab_byols.cli.options import printable, say
+from serab_byols.cli.messages import log as say
+from serab_byols.cli.messages import printable
 from serab_byols.corpus.listing import describe_passed_over
 
 if TYPE_CHECKING:

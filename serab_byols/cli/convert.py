@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from serab_byols.checkpoint import load_model, save_checkpoint
-from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, mean_std, printable
+from serab_byols.cli.messages import printable
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir, mean_std
 
 
 def add_parser(commands: Commands) -> None:
@@ -15,6 +16,12 @@ def add_parser(commands: Commands) -> None:
         help="write a checkpoint in this library's format",
         description="Write a checkpoint, such as a published .pth file, as a .safetensors file that "
         "describes itself.",
+        examples=(
+            "serab-byols convert weights.pth weights.safetensors",
+            "serab-byols convert byols-audiontt-2048 audiontt.safetensors --fact licence=MIT",
+            "serab-byols convert weights.pth weights.safetensors --statistics -6,5",
+        ),
+        exit_status="0 when all went well, 1 when there is no new file.",
     )
     parser.add_argument("input", metavar="IN", help="a checkpoint, or a name that `serab-byols list` shows")
     parser.add_argument("output", metavar="OUT", type=Path, help="the file to write, OUT.safetensors")
@@ -32,6 +39,7 @@ def add_parser(commands: Commands) -> None:
         metavar="KEY=VALUE",
         help="a fact about these weights to store, such as licence=MIT; can be repeated",
     )
+    add_cache_dir(parser)
     parser.set_defaults(run=_convert, error_status=EXIT_BAD_FILES)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from serab_byols.atomic_write import atomic_write
 from serab_byols.checkpoint.registry import PublishedWeights, find_weights
 from serab_byols.checkpoint.weights_cache import find_or_download
-from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, printable, say
+from serab_byols.cli.messages import log, printable
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir
 from serab_byols.errors import SerabByolsError
 
 
@@ -19,15 +20,18 @@ def add_parser(commands: Commands) -> None:
         help="download published weights",
         description="Download published weights, verify them, and print their paths. Files that are already "
         "on this machine are verified and not downloaded again.",
-        epilog="Exit status: 0 when all went well, 1 when some weights could not be downloaded.",
+        examples=(
+            "serab-byols download byols-audiontt-2048",
+            "serab-byols download byols-audiontt-2048 byols-audiontt-512 -o checkpoints",
+            "serab-byols download byols-audiontt-512 --cache-dir shared/weights",
+        ),
+        exit_status="0 when all went well, 1 when some weights could not be downloaded.",
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="a name that `serab-byols list` shows")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER", help="copy them there, under their published names"
     )
-    parser.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="folder for downloads (default: the user's cache)"
-    )
+    add_cache_dir(parser)
     parser.set_defaults(run=_download, error_status=EXIT_BAD_FILES)
 
 
@@ -39,17 +43,17 @@ def _download(options: argparse.Namespace) -> int:
 def _download_one(weights: Path | PublishedWeights, options: argparse.Namespace) -> int:
     """The exit status: a failure does not keep the other weights from being downloaded."""
     try:
-        print(printable(str(_place(weights, options.cache_dir, options.output))), flush=True)
+        print(printable(str(_place(weights, options.output, options.cache_dir))), flush=True)
     except (SerabByolsError, OSError) as error:
-        say(f"error: {error}")
+        log(f"error: {error}")
         return EXIT_BAD_FILES
     return EXIT_OK
 
 
-def _place(weights: Path | PublishedWeights, cache_dir: Path | None, output: Path | None) -> Path:
+def _place(weights: Path | PublishedWeights, output: Path | None, cache_dir: str | None) -> Path:
     """Path of the file, copied if it lies elsewhere than in the folder that was asked for."""
-    path = weights if isinstance(weights, Path) else find_or_download(weights, cache_dir)
-    folder = output or cache_dir
+    path = weights if isinstance(weights, Path) else find_or_download(weights)
+    folder = output or (Path(cache_dir) if cache_dir else None)
     if folder is None or path.parent.resolve() == folder.resolve():
         return path
     folder.mkdir(parents=True, exist_ok=True)

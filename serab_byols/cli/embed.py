@@ -8,7 +8,7 @@ from pathlib import Path
 
 from serab_byols.cli.embed_folder import embed_into_folder
 from serab_byols.cli.embed_table import embed_into_table
-from serab_byols.cli.options import EXIT_USAGE, Commands, device, normalization_rule
+from serab_byols.cli.options import EXIT_USAGE, Commands, add_cache_dir, device, normalization_rule
 from serab_byols.corpus.dataset.run import PART_SIZE
 from serab_byols.corpus.tables import COMPRESSIONS, EMBEDDING_DTYPES
 from serab_byols.encoders import ENCODERS
@@ -21,9 +21,15 @@ DTYPES = ("float32", "bfloat16", "float16")
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "embed",
+        usage="%(prog)s [OPTION ...] -o OUT INPUT [INPUT ...]",
         description="Embed audio files into a table, one row per clip, or per frame with --timestamps. A "
         "corpus of any size goes into a folder: a run that ended early goes on with the same command.",
-        epilog="Exit status: 0 when all went well, 1 when some files could not be embedded (they are "
+        examples=(
+            "serab-byols embed recordings -o embeddings.parquet",
+            "serab-byols embed a.wav b.mp3 -o frames.npz --timestamps --hop-size 100",
+            "serab-byols embed list.csv -o embeddings/ --model byols-audiontt-2048 --device cuda",
+        ),
+        exit_status="0 when all went well, 1 when some files could not be embedded (they are "
         "listed on stderr and in OUT.errors.csv, or DIR/__run/errors.csv), 2 when there is no table.",
     )
     parser.add_argument(
@@ -40,35 +46,25 @@ def add_parser(commands: Commands) -> None:
         metavar="OUT",
         help="OUT.parquet, OUT.npz, or DIR/ for a folder of Parquet files",
     )
-    parser.add_argument(
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    _add_model_options(parser.add_argument_group("model"))
+    _add_frame_options(parser.add_argument_group("frames"))
+    _add_computation_options(parser.add_argument_group("computation"))
+    _add_storage_options(parser)
+    parser.set_defaults(run=_embed, error_status=EXIT_USAGE)
+
+
+def _add_model_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--model",
         default="",
+        metavar="CKPT",
         help="checkpoint file, or a name as `serab-byols list` shows (default: the bundled)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--encoder", choices=list(ENCODERS), help="check that the checkpoint holds this encoder"
     )
-    parser.add_argument("--timestamps", action="store_true", help="one row per frame")
-    parser.add_argument(
-        "--dense",
-        action="store_true",
-        help="approximate frames at a fraction of the cost (default and resnetish34)",
-    )
-    parser.add_argument(
-        "--frame-duration",
-        type=float,
-        default=FRAME_DURATION_MS,
-        metavar="MS",
-        help="length of a frame in milliseconds (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--hop-size",
-        type=float,
-        default=HOP_SIZE_MS,
-        metavar="MS",
-        help="distance between frames in milliseconds (default: %(default)g)",
-    )
-    parser.add_argument(
+    group.add_argument(
         "--normalization",
         type=normalization_rule,
         default="auto",
@@ -76,17 +72,43 @@ def add_parser(commands: Commands) -> None:
         help="auto (statistics of the checkpoint, else clip), clip (each clip's own), or MEAN,STD "
         "(default: auto)",
     )
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps, ...")
-    parser.add_argument(
+    add_cache_dir(group)
+
+
+def _add_frame_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--timestamps", action="store_true", help="one row per frame")
+    group.add_argument(
+        "--frame-duration",
+        type=float,
+        default=FRAME_DURATION_MS,
+        metavar="MS",
+        help="length of a frame in milliseconds (default: %(default)g)",
+    )
+    group.add_argument(
+        "--hop-size",
+        type=float,
+        default=HOP_SIZE_MS,
+        metavar="MS",
+        help="distance between frames in milliseconds (default: %(default)g)",
+    )
+    group.add_argument(
+        "--dense",
+        action="store_true",
+        help="approximate frames at a fraction of the cost (default and resnetish34)",
+    )
+
+
+def _add_computation_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps, ... (default: %(default)s)"
+    )
+    group.add_argument(
         "--dtype",
         choices=DTYPES,
         default="float32",
         help="precision of the encoder; half precision is faster on processors and GPUs that support it "
         "(default: %(default)s)",
     )
-    _add_storage_options(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
-    parser.set_defaults(run=_embed, error_status=EXIT_USAGE)
 
 
 def _add_storage_options(parser: argparse.ArgumentParser) -> None:

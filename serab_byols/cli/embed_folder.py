@@ -6,7 +6,8 @@ import argparse
 
 from serab_byols.checkpoint import load_model
 from serab_byols.cli.clip_progress import ClipProgress
-from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, say
+from serab_byols.cli.messages import log as say
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK
 from serab_byols.corpus.dataset.run import ERRORS_FILE, embed_dataset
 
 

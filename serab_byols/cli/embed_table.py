@@ -13,7 +13,8 @@ import torch
 from serab_byols.atomic_write import check_not_an_input
 from serab_byols.checkpoint import load_model
 from serab_byols.cli.clip_progress import ClipProgress
-from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, say
+from serab_byols.cli.messages import log as say
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK
 from serab_byols.corpus.embedding import check_corpus_normalization, embed_segments
 from serab_byols.corpus.error_table import SEGMENT_COLUMNS, write_error_table
 from serab_byols.corpus.listing import Inputs

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 
+from serab_byols.cli.command_parser import CommandParser
 from serab_byols.cli.options import Commands
 
 SUBCOMMANDS = {
@@ -28,7 +28,7 @@ def add_parser(commands: Commands) -> None:
             subcommands.add_parser(name, help=summary, description=description).module = module
 
 
-class _SubcommandParser(argparse.ArgumentParser):
+class _SubcommandParser(CommandParser):
     """Imports its module, and gets its arguments, when its command is the one that is used."""
 
     module = ""

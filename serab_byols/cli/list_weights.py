@@ -9,7 +9,8 @@ from typing import Any
 from serab_byols.checkpoint import read_checkpoint, registry
 from serab_byols.checkpoint.registry import PublishedWeights
 from serab_byols.checkpoint.weights_cache import cache_folder, local_copy
-from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, printable, say
+from serab_byols.cli.messages import log, printable
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir
 from serab_byols.errors import CheckpointError
 
 
@@ -17,15 +18,16 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "list",
         help="show the weights that have a name",
-        description="Show the weights that load_model, embed, info and convert know by name.",
+        description="Show the weights that load_model and the other commands know by name.",
+        examples=("serab-byols list", "serab-byols list --json"),
     )
     parser.add_argument("--json", action="store_true", help="as JSON, with URLs and digests")
-    parser.add_argument("--cache-dir", metavar="DIR", help="folder for downloads (default: the user's cache)")
+    add_cache_dir(parser)
     parser.set_defaults(run=_list, error_status=EXIT_BAD_FILES)
 
 
 def _list(options: argparse.Namespace) -> int:
-    rows = [*_bundled(), *(_published(weights, options.cache_dir) for weights in registry.PUBLISHED)]
+    rows = [*_bundled(), *(_published(weights) for weights in registry.PUBLISHED)]
     if options.json:
         print(json.dumps(rows, indent=2))
         return EXIT_OK
@@ -43,7 +45,7 @@ def _bundled() -> list[dict[str, Any]]:
             checkpoint = read_checkpoint(path)
             embedding_size = checkpoint.build_encoder().embedding_size
         except CheckpointError as error:
-            say(str(error))  # and go on: the others are still worth showing
+            log(str(error))  # and go on: the others are still worth showing
             continue
         licence, citation = (checkpoint.training_facts.get(key) for key in ("licence", "citation"))
         rows.append(
@@ -62,8 +64,8 @@ def _bundled() -> list[dict[str, Any]]:
     return rows
 
 
-def _published(weights: PublishedWeights, cache_dir: str | None) -> dict[str, Any]:
-    path = local_copy(weights) or cache_folder(cache_dir) / weights.file_name
+def _published(weights: PublishedWeights) -> dict[str, Any]:
+    path = local_copy(weights) or cache_folder() / weights.file_name
     # Whether it has the published bytes is verified when it is loaded.
     present = path.is_file() and weights.n_bytes in (None, path.stat().st_size)
     return {
@@ -86,5 +88,6 @@ def _published(weights: PublishedWeights, cache_dir: str | None) -> dict[str, An
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     size = "?" if row["bytes"] is None else f"{row['bytes'] / 1e6:.1f}"
     where = row["path"] or f"serab-byols download {row['name']}"
-    cells = (row["name"], row["encoder"], str(row["embedding_size"]), size, row["licence"] or "-", where)
+    name = f"{row['name']} (default)" if row["default"] else row["name"]
+    cells = (name, row["encoder"], str(row["embedding_size"]), size, row["licence"] or "-", where)
     return tuple(map(printable, cells))

@@ -1,10 +1,11 @@
-"""What the commands share: exit statuses, types of options, words to the user."""
+"""What the commands share: exit statuses, options, types of options."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
+
+from serab_byols.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import torch
@@ -15,14 +16,13 @@ Commands = argparse._SubParsersAction
 """What a command's ``add_parser`` adds itself to."""
 
 
-def say(message: str) -> None:
-    """One line to the user, on stderr."""
-    print(f"serab-byols: {message}", file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """What a file says of itself may hold what moves the cursor, or what no encoding holds."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def add_cache_dir(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """``--cache-dir``, which :func:`serab_byols.cli.main` puts in force for the whole command."""
+    parser.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="folder for downloads (default: SERAB_BYOLS_CACHE, else the user's cache)",
+    )
 
 
 def normalization_rule(text: str) -> str | tuple[float, float]:
@@ -41,15 +41,12 @@ def normalization_rule(text: str) -> str | tuple[float, float]:
 
 
 def device(text: str) -> torch.device:
-    import torch
+    from serab_byols.model import usable_device
 
     try:
-        chosen = torch.device(text)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"cannot use device {text!r}: {reason}") from None
-    return chosen
+        return usable_device(text)
+    except InvalidInputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def mean_std(text: str) -> tuple[float, float]:

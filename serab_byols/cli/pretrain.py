@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
+from serab_byols.cli.messages import log
 from serab_byols.cli.options import (
     EXIT_BAD_FILES,
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_USAGE,
     Commands,
+    add_cache_dir,
     mean_std,
-    say,
 )
 from serab_byols.encoders import ENCODERS
 from serab_byols.errors import InvalidInputError
@@ -32,9 +33,15 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "pretrain",
         help="train an encoder on unlabelled audio",
+        usage="%(prog)s [OPTION ...] -o OUT AUDIO [AUDIO ...]",
         description="Train an encoder on unlabelled audio by BYOL-S. The same command again resumes. "
         "Beside OUT.safetensors come OUT.training.ckpt, to resume from, OUT.log.csv and OUT.loss.png.",
-        epilog="Exit status: 0 when all went well, 1 when some files could not be read (they are listed "
+        examples=(
+            "serab-byols pretrain recordings -o mine.safetensors --size 512 --minutes 60",
+            "serab-byols pretrain recordings -o adapted.safetensors --init byols-audiontt-512-distilled",
+            "serab-byols pretrain recordings -o small.safetensors --size 128 --teacher byols-audiontt-2048",
+        ),
+        exit_status="0 when all went well, 1 when some files could not be read (they are listed "
         "on stderr and in OUT.errors.csv), 2 when nothing could be started, 130 when interrupted (what "
         "was learned so far is saved).",
     )
@@ -56,11 +63,13 @@ def add_parser(commands: Commands) -> None:
 
 def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--encoder", choices=list(ENCODERS), help=f"default: {PretrainConfig.encoder}")
-    group.add_argument("-d", "--size", type=int, help="embedding size of the encoder 'default' (2048)")
+    group.add_argument(
+        "-d", "--size", type=int, metavar="N", help="embedding size of the encoder 'default' (2048)"
+    )
     group.add_argument(
         "--encoder-config", type=_json, metavar="JSON", help="other arguments of the encoder, a JSON object"
     )
-    _add_fields(group, PretrainConfig, "dropout", type=float)
+    _add_fields(group, PretrainConfig, "dropout", type=float, metavar="X")
     group.add_argument(
         "--init",
         metavar="CKPT",
@@ -73,7 +82,9 @@ def _add_optimisation(group: argparse._ArgumentGroup) -> None:
     _add_fields(group, PretrainConfig, "lr_schedule", choices=SCHEDULES)
     _add_fields(group, PretrainConfig, "warmup_steps", "weight_decay", "ema_decay")
     _add_fields(group, PretrainConfig, "ema_schedule", choices=SCHEDULES)
-    group.add_argument("--epochs", type=float, help="passes through the corpus, instead of --steps")
+    group.add_argument(
+        "--epochs", type=float, metavar="X", help="passes through the corpus, instead of --steps"
+    )
 
 
 def _add_views(group: argparse._ArgumentGroup) -> None:
@@ -89,7 +100,9 @@ def _add_views(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_tasks(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--byol-weight", type=float, help="of BYOL's loss (default: 1, with a teacher 0)")
+    group.add_argument(
+        "--byol-weight", type=float, metavar="X", help="of BYOL's loss (default: 1, with a teacher 0)"
+    )
     group.add_argument(
         "--hybrid",
         metavar="FEATURES",
@@ -97,32 +110,37 @@ def _add_tasks(group: argparse._ArgumentGroup) -> None:
         "openSMILE's ComParE 2016 functionals of every clip, or a .csv or .parquet table of the clips with a "
         "column 'file' and numbers",
     )
-    group.add_argument("--hybrid-weight", type=float, help="of that loss (default: 1)")
+    group.add_argument("--hybrid-weight", type=float, metavar="X", help="of that loss (default: 1)")
     group.add_argument(
         "--teacher", metavar="CKPT", help="checkpoint whose embeddings to match (distillation)"
     )
-    group.add_argument("--teacher-weight", type=float, help="of that loss (default: 1)")
+    group.add_argument("--teacher-weight", type=float, metavar="X", help="of that loss (default: 1)")
     group.add_argument(
         "--teacher-time-step-weight",
         type=float,
+        metavar="X",
         help="of matching the features per time step, before pooling (default: 1)",
     )
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
     _add_fields(group, Machine, "accelerator", "devices")
-    group.add_argument("--nodes", type=int, default=1, dest="n_nodes", help="machines (default: %(default)s)")
+    group.add_argument(
+        "--nodes", type=int, metavar="N", default=1, dest="n_nodes", help="machines (default: %(default)s)"
+    )
     _add_fields(group, Machine, "strategy", choices=STRATEGIES)
     _add_fields(group, Machine, "precision", choices=PRECISIONS)
-    group.add_argument("--threads", type=int, help="of each process (default: torch's)")
+    group.add_argument("--threads", type=int, metavar="N", help="of each process (default: torch's)")
     _add_fields(group, Machine, "cache_gb", "checkpoint_steps")
     group.add_argument(
         "--minutes",
         type=float,
         default=Machine.max_minutes,
         dest="max_minutes",
+        metavar="X",
         help="stop after this time, to be resumed",
     )
+    add_cache_dir(group)
     group.add_argument("--quiet", action="store_false", dest="bar", help="no progress bar")
     group.add_argument("--restart", action="store_true", help="begin anew even if OUT.training.ckpt is there")
 
@@ -133,10 +151,17 @@ def _add_fields(group: argparse._ArgumentGroup, owner: type, *names: str, **opti
     for name in names:
         default = getattr(owner, name)
         shown = f"{default:g}" if isinstance(default, float) else str(default).strip("()").replace(" ", "")
+        metavar = None if "choices" in options else {int: "N", float: "X", str: "NAME"}.get(type(default))
         what = " ".join(said.get(name, "").replace("``", "").split()).rstrip(".")
         group.add_argument(
             f"--{name.replace('_', '-')}",
-            **{"type": type(default), "default": default, "help": f"{what} (default: {shown})"} | options,
+            **{
+                "type": type(default),
+                "metavar": metavar,
+                "default": default,
+                "help": f"{what} (default: {shown})",
+            }
+            | options,
         )
 
 
@@ -203,12 +228,12 @@ def _pretrain(options: argparse.Namespace) -> int:
         views=options.views,
         epochs=options.epochs,
         restart=options.restart,
-        on_message=say,
+        on_message=log,
     )
     if not result.is_main:
         return EXIT_OK
     if result.interrupted:
-        say(f"interrupted at step {result.step} of {result.n_steps}; the same command resumes")
+        log(f"interrupted at step {result.step} of {result.n_steps}; the same command resumes")
         return EXIT_INTERRUPTED
     state = "" if result.finished else "; the same command resumes"
     print(f"{result.weights}: {result.encoder} after step {result.step} of {result.n_steps}{state}")

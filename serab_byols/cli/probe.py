@@ -10,17 +10,18 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from serab_byols.atomic_write import atomic_write, check_not_an_input
+from serab_byols.atomic_write import atomic_write, check_not_an_input, check_replaceable
+from serab_byols.cli.messages import FileErrors, log, printable
 from serab_byols.cli.options import (
     EXIT_BAD_FILES,
     EXIT_OK,
     EXIT_USAGE,
     Commands,
+    add_cache_dir,
     device,
     normalization_rule,
-    printable,
-    say,
 )
+from serab_byols.cli.standard_streams import mp3_decoder_silenced
 from serab_byols.corpus.segments import Segment
 from serab_byols.errors import InvalidInputError, SerabByolsError
 from serab_byols.probe import ProbeResult, as_json, as_text, draw_confusion, probe
@@ -32,10 +33,16 @@ from serab_byols.probe.splitting import N_FOLDS
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "probe",
+        usage="%(prog)s [OPTION ...] MANIFEST",
         description="Embed labelled clips and train a linear classifier on the embeddings: standardised "
         "features, logistic regression, its C chosen on inner folds that keep groups whole. The table "
         "says what was done.",
-        epilog="Exit status: 0 when all went well, 1 when some files could not be embedded (they are "
+        examples=(
+            "serab-byols probe clips.csv",
+            "serab-byols probe clips.csv --model mine.safetensors --random --log-mel-statistics",
+            "serab-byols probe clips.csv --by group --json scores.json --confusion pictures",
+        ),
+        exit_status="0 when all went well, 1 when some files could not be embedded (they are "
         "listed on stderr, and the scores are without them), 2 when there is no result.",
     )
     parser.add_argument(
@@ -48,9 +55,10 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--model",
         action="append",
-        metavar="MODEL",
+        metavar="CKPT",
         help="checkpoint file or name of weights; may be repeated (default: the bundled weights)",
     )
+    add_cache_dir(parser)
     parser.add_argument(
         "--random", action="store_true", help="also the same architectures with random weights"
     )
@@ -84,11 +92,14 @@ def add_parser(commands: Commands) -> None:
         metavar="RULE",
         help="as for embed (default: auto)",
     )
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps, ...")
+    parser.add_argument(
+        "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps, ... (default: cpu)"
+    )
     parser.add_argument(
         "--seed",
         type=int,
         default=0,
+        metavar="N",
         help="of random folds, random weights and intervals (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers to OUT, as JSON")
@@ -103,11 +114,12 @@ def _probe(options: argparse.Namespace) -> int:
     _check_outputs(options)
     skipped: list[tuple[str, str]] = []
 
-    with closing(_Bar(options.quiet or not sys.stderr.isatty())) as bar:
+    errors = FileErrors()
+    with mp3_decoder_silenced(), closing(_Bar(options.quiet or not sys.stderr.isatty())) as bar:
 
         def on_error(segment: Segment, error: SerabByolsError) -> None:
             skipped.append((segment.file, str(error)))
-            bar.say(printable(str(error)))
+            errors.add(str(error))
 
         results = probe(
             options.manifest,
@@ -124,12 +136,13 @@ def _probe(options: argparse.Namespace) -> int:
             on_error=on_error,
             on_progress=bar,
         )
+    errors.finish(options.json)
     if not options.quiet:
         for line in as_text(results).splitlines():
             print(printable(line))
     _write_outputs(options, results, skipped)
     if skipped:
-        say(f"{len(skipped)} clips could not be embedded; the scores are without them")
+        log(f"{len(skipped)} clips could not be embedded; the scores are without them")
     return EXIT_BAD_FILES if skipped else EXIT_OK
 
 
@@ -139,8 +152,8 @@ def _check_outputs(options: argparse.Namespace) -> None:
     for path in (options.json, options.confusion):
         if path is not None and not os.access(path.parent, os.W_OK):
             raise InvalidInputError(f"the folder {path.parent} does not exist or cannot be written to")
-    if options.json is not None and options.json.is_dir():
-        raise InvalidInputError(f"the output {options.json} is a folder")
+    if options.json is not None:
+        check_replaceable(options.json)
     if options.confusion is not None:
         if options.confusion.exists() and not options.confusion.is_dir():
             raise InvalidInputError(f"confusion matrices go into a folder, and {options.confusion} is a file")
@@ -189,10 +202,6 @@ class _Bar:
             self._stage = stage
             self._bar = self._tqdm(total=n_total, desc=printable(stage), disable=self._quiet)
         self._bar.update(n_done - self._bar.n)
-
-    def say(self, message: str) -> None:
-        with self._tqdm.external_write_mode(file=sys.stderr):
-            say(message)
 
     def close(self) -> None:
         self._bar.close()

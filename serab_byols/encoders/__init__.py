@@ -26,11 +26,13 @@ def create_encoder(name: str, **config: Any) -> Encoder:
     Raises:
         InvalidInputError: no encoder has that name, or it does not take that configuration.
     """
-    if name not in ENCODERS:
+    if not isinstance(name, str) or name not in ENCODERS:
         raise InvalidInputError(f"unknown encoder {name!r}; choose from {', '.join(ENCODERS)}")
     try:
         return ENCODERS[name](**config)
-    except (TypeError, RuntimeError) as error:
+    except InvalidInputError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:  # as torch has it
         raise InvalidInputError(f"the {name!r} encoder does not take {config}: {error}") from error
 
 

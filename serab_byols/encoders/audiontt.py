@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from serab_byols.encoders.encoder import Encoder, flatten_mel_major, mean_max
+from serab_byols.encoders.encoder import Encoder, flatten_mel_major, is_size, mean_max
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import N_MELS
 
@@ -38,8 +38,8 @@ class AudioNTT(Encoder):
     min_columns = 8
 
     def __init__(self, d: int = 2048) -> None:
-        if d < 1:
-            raise InvalidInputError(f"d is the width of the embedding, at least 1, got {d}")
+        if not is_size(d):
+            raise InvalidInputError(f"d is the width of the embedding, a whole number from 1, got {d!r}")
         d = int(d)
         super().__init__(embedding_size=d, config={"d": d})
         self.features = nn.Sequential(*_stage(1), *_stage(CHANNELS), *_stage(CHANNELS))

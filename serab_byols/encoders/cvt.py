@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from serab_byols.encoders.encoder import Encoder, flatten_mel_major, mean_max
+from serab_byols.encoders.encoder import Encoder, flatten_mel_major, is_size, mean_max
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import N_MELS
 
@@ -156,16 +156,22 @@ class CvT(Encoder):
                 f"cvt has {len(STRIDES)} stages: channels, heads and depths need as many numbers, "
                 f"got {channels}, {heads} and {depths}"
             )
+        if not all(map(is_size, (*channels, *heads, *depths, mlp_ratio))):
+            raise InvalidInputError(
+                "channels, heads, depths and mlp_ratio of cvt are whole numbers from 1, "
+                f"got {channels}, {heads}, {depths} and {mlp_ratio}"
+            )
+        channels, heads, depths = ([int(size) for size in sizes] for sizes in (channels, heads, depths))
         if pool not in POOLS:
             raise InvalidInputError(f"unknown pool {pool!r}; choose from {', '.join(POOLS)}")
         mels_left = N_MELS // 16
         super().__init__(
             embedding_size=channels[-1] * (mels_left if pool == "mean+max" else 1),
             config={
-                "channels": list(channels),
-                "heads": list(heads),
-                "depths": list(depths),
-                "mlp_ratio": mlp_ratio,
+                "channels": channels,
+                "heads": heads,
+                "depths": depths,
+                "mlp_ratio": int(mlp_ratio),
                 "pool": pool,
             },
         )
@@ -178,7 +184,7 @@ class CvT(Encoder):
                 nn.Sequential(
                     nn.Conv2d(in_channels, width, kernel, STRIDES[stage], padding=kernel // 2),
                     ChannelNorm(width),
-                    Transformer(width, n_heads, depth, mlp_ratio),
+                    Transformer(width, n_heads, depth, int(mlp_ratio)),
                 )
             )
             in_channels = width

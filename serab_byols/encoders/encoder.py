@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -70,6 +71,11 @@ class Encoder(nn.Module):
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """The encoder proper, on an input that has been checked."""
         raise NotImplementedError
+
+
+def is_size(value: object) -> bool:
+    """Whether it is a whole number from 1."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1
 
 
 def unwrapped(encoder: Encoder) -> Encoder:

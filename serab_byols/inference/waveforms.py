@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from serab_byols.errors import InvalidInputError
+from serab_byols.model import check_dense
 
 MAX_AMPLITUDE = 1e12
 """Full scale is 1; integers kept as floats reach 2e9. Larger values are not audio (bytes read as the
@@ -55,7 +56,11 @@ def to_waveforms(audio: AudioBatch, device: torch.device) -> list[torch.Tensor]:
     return [_waveform(clip, f"clip {i}", device) for i, clip in enumerate(audio)]
 
 
-def _waveform(clip: torch.Tensor | np.ndarray, label: str, device: torch.device) -> torch.Tensor:
+def _waveform(clip: object, label: str, device: torch.device) -> torch.Tensor:
+    if isinstance(clip, (int, float)):
+        raise InvalidInputError(
+            f"{label} is a number: pass the samples of one clip as torch.tensor(samples)[None]"
+        )
     if not isinstance(clip, (torch.Tensor, np.ndarray)):
         raise InvalidInputError(f"{label} must be a tensor or an array, got {type(clip).__name__}")
     _check_dense(clip, label)
@@ -82,12 +87,8 @@ def _check_dense(samples: torch.Tensor | np.ndarray, label: str) -> None:
     """Refuse tensors without ordinary values, and arrays whose mask would be lost."""
     if isinstance(samples, np.ma.MaskedArray):
         raise InvalidInputError(f"{label} is a masked array: fill it, or pass its unmasked part")
-    if isinstance(samples, torch.Tensor) and (
-        samples.is_nested or samples.is_meta or samples.is_quantized or samples.layout != torch.strided
-    ):
-        raise InvalidInputError(
-            f"{label} must be an ordinary dense tensor, not nested, sparse, meta or quantised"
-        )
+    if isinstance(samples, torch.Tensor):
+        check_dense(samples, label)
 
 
 def _check_values(samples: torch.Tensor, label: str) -> None:

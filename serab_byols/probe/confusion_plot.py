@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from serab_byols.atomic_write import atomic_write
-from serab_byols.errors import missing_extra
+from serab_byols.errors import InvalidInputError, missing_extra
+from serab_byols.paths import as_path
 from serab_byols.probe.results import ProbeResult
 
 if TYPE_CHECKING:
@@ -47,9 +48,12 @@ def draw_confusion(result: ProbeResult, path: str | os.PathLike[str]) -> Path:
         The path.
 
     Raises:
+        InvalidInputError: not a result, or what is at ``path`` is not a regular file.
         MissingExtraError: matplotlib or scikit-learn is not installed.
         OSError: the folder does not exist or cannot be written.
     """
+    if not isinstance(result, ProbeResult):
+        raise InvalidInputError(f"this draws one result of probe, got {type(result).__name__}")
     check_can_draw()
     from matplotlib.figure import Figure
 
@@ -57,7 +61,7 @@ def draw_confusion(result: ProbeResult, path: str | os.PathLike[str]) -> Path:
     # A figure of its own rather than pyplot's: no window, no global state, any thread.
     figure = Figure(figsize=(inches, inches), layout="constrained")
     _draw(figure, result)
-    path = Path(path)
+    path = as_path(path, "the output")
     with atomic_write(path) as scratch, warnings.catch_warnings():
         # Labels may be in a script that the font lacks; their boxes are no reason to fail.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")

@@ -116,15 +116,18 @@ def evaluate(
         name, description: of the features, for the report.
         c: inverse strength of the penalty; by default chosen in every fold.
         seed: of the bootstrap.
-        on_progress: called after every fold.
+        on_progress: called before the first and after every fold.
     """
     labels = tuple(in_order(task.labels))
     truth = encoded(task.labels)
-    fits = []
-    for n_done, split in enumerate(plan.splits, start=1):
+    fits: list[Fit] = []
+    stage = f"folds, {task.name}, {name}"
+    if on_progress is not None:
+        on_progress(stage, 0, len(plan.splits))
+    for split in plan.splits:
         fits.append(fit_split(features, truth, split, c))
         if on_progress is not None:
-            on_progress(f"folds, {task.name}, {name}", n_done, len(plan.splits))
+            on_progress(stage, len(fits), len(plan.splits))
     tested = np.concatenate([split.test for split in plan.splits])
     predicted = np.concatenate([fit.predicted for fit in fits])
     folds = [split.name for split in plan.splits for _ in split.test]

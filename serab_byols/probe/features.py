@@ -139,7 +139,7 @@ def extract_all(
         extractors: kinds of features.
         segments: distinct clips.
         on_error: called once with each clip that cannot be read, and the error.
-        progress: called after every clip.
+        progress: called before the first and after every clip.
 
     Returns:
         For each extractor the features (D,) by clip, and the clips that were left out. A clip that
@@ -154,7 +154,9 @@ def extract_all(
 
     for extractor in extractors:
         readable = [segment for segment in segments if segment not in bad]
-        table = {}
+        table: dict[Segment, np.ndarray] = {}
+        if progress is not None:
+            progress(f"clips, {extractor.name}", 0, len(readable))
         for i, vector in extractor.extract(readable, skip):
             table[readable[i]] = vector
             if progress is not None:

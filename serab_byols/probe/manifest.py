@@ -14,6 +14,7 @@ import numpy as np
 from serab_byols.corpus.lists import read_list
 from serab_byols.corpus.segments import Segment
 from serab_byols.errors import InvalidInputError
+from serab_byols.paths import as_path
 
 SPLIT_COLUMNS = ("fold", "group", "split")
 """Optional; the first of them that a task has decides how it is split."""
@@ -76,7 +77,11 @@ def read_manifest(path: str | os.PathLike[str], tasks: Sequence[str] = ()) -> li
             task, a column is filled for only some clips of a task, an unknown split or task. Audio
             files are not opened.
     """
-    path = Path(path)
+    if hasattr(path, "to_csv"):
+        raise InvalidInputError(
+            f"a manifest is the path of a CSV file, got {type(path).__name__}: write it to one with to_csv"
+        )
+    path = as_path(path, "a manifest")
     if path.suffix.lower() != ".csv":
         raise InvalidInputError(f"a manifest is a CSV file whose name ends in .csv, got {path.name!r}")
     by_task: dict[str, list[_Row]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -76,8 +76,7 @@ def probe(
         from serab_byols.probe.evaluation import evaluate
     except ImportError as error:
         raise missing_extra("scikit-learn", "probe", "probing") from error
-    if isinstance(models, (str, os.PathLike)):  # a string would be taken letter by letter
-        raise InvalidInputError(f"probe takes a list of models, got {models!r}")
+    _check_models(models)
     if c is not None and not c > 0:
         raise InvalidInputError(f"C must be positive, got {c:g}")
     chosen_tasks = read_manifest(manifest, tasks)
@@ -112,6 +111,14 @@ def probe(
             )
             results.append(result)
     return results
+
+
+def _check_models(models: object) -> None:
+    if isinstance(models, (str, bytes, os.PathLike)) or not isinstance(models, Iterable):
+        got = type(models).__name__ if isinstance(models, torch.nn.Module) else repr(models)
+        raise InvalidInputError(f"probe takes a list of models, got {got}; for one pass [model]")
+    if isinstance(models, Mapping) or hasattr(models, "columns"):
+        raise InvalidInputError(f"probe takes a list of models, got {type(models).__name__}")
 
 
 def _raise(_: Segment, error: SerabByolsError) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from serab_byols._version import __version__
+from serab_byols.errors import InvalidInputError
 
 PACKAGES = ("torch", "numpy", "scikit-learn")
 TEXT_WIDTH = 80
@@ -58,7 +59,7 @@ class Prediction:
     predicted: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProbeResult:
     """How well a linear classifier predicts the labels of a task from some features.
 
@@ -97,15 +98,33 @@ class ProbeResult:
     predictions: tuple[Prediction, ...]
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.task!r}, {self.features!r}: {self.n_clips} clips, "
+            f"{len(self.labels)} labels, {len(self.folds)} folds,\n"
+            f"  accuracy {self.accuracy:.3f} {_interval(self.accuracy_interval)}, "
+            f"UAR {self.uar:.3f} {_interval(self.uar_interval)}, chance {self.chance:.3f})"
+        )
+
 
 def as_text(results: Sequence[ProbeResult]) -> str:
-    """Each task's protocol, where it is not that of the task before, its scores, and notes; 80 columns."""
+    """Each task's protocol, where it is not that of the task before, its scores, and notes; 80 columns.
+
+    Raises:
+        InvalidInputError: not a list of results.
+    """
+    _check_results(results)
     tasks = [list(of_task) for _, of_task in groupby(results, attrgetter("task"))]
     protocols = [of_task[0].protocol for of_task in tasks]
     return "\n\n".join(
         "\n".join(_task_lines(of_task, None if protocol == last else protocol))
         for of_task, protocol, last in zip(tasks, protocols, [None, *protocols])
     )
+
+
+def _check_results(results: object) -> None:
+    if not isinstance(results, Sequence) or not all(isinstance(result, ProbeResult) for result in results):
+        raise InvalidInputError(f"this takes a list of results of probe, got {type(results).__name__}")
 
 
 def _task_lines(results: list[ProbeResult], protocol: dict[str, str] | None) -> Iterator[str]:
@@ -162,7 +181,11 @@ def as_json(
         results: from :func:`probe`.
         manifest: its path, for the record.
         skipped: files of clips that could not be read, and why.
+
+    Raises:
+        InvalidInputError: not a list of results.
     """
+    _check_results(results)
     packages = {name: version(name) for name in PACKAGES}
     return {
         "manifest": None if manifest is None else os.fspath(manifest),
