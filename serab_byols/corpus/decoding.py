@@ -1,8 +1,8 @@
 """Audio files and arrays to mono float32 at the model's rate, in blocks.
 
 Decoding is libsndfile's (WAV, FLAC, OGG, Opus, MP3, AIFF and more), or FFmpeg's of what libsndfile does not
-know (m4a, webm and more). Resampling is libsoxr's at its high quality. Arrays and files, short or long, take the
-same path, so they get the same numbers.
+know (m4a, webm and more). Resampling is libsoxr's at its high quality. Arrays and files, short or long, take
+the same path, so they get the same numbers.
 """
 
 from __future__ import annotations

@@ -34,6 +34,9 @@ _MAX_KEPT_BYTES = 1 << 25
 _SLACK_S = 0.1
 """The stated duration of an m4a may include what the encoder adds at both ends."""
 
+_GAP_S = 0.25
+"""By how much the time of a packet may differ from the time of the samples before it."""
+
 _MAX_BOXES = 10_000
 
 
@@ -82,6 +85,7 @@ class FfmpegFile:
         self._path = path
         self._format = container_format
         self._is_cut = False
+        self._gap = (0.0, 0.0)
         self._kept: list[np.ndarray] | None = None
         self._unused: _Decoder | None = _Decoder(path, container_format)
         self._arrays = self._decoded(0)
@@ -155,7 +159,7 @@ class FfmpegFile:
             if position > first:
                 raise AudioFileError(f"{self._path}: cannot be decoded from the middle")
             last = (restart + 1) * self._restart_samples or sys.maxsize
-            for array in _without_first(first - position, self._checked(decoder.frames())):
+            for array in _without_first(first - position, self._checked(decoder)):
                 yield array[: last - first]
                 first += len(array)
                 if first >= last:
@@ -170,24 +174,34 @@ class FfmpegFile:
             return decoder
         return _Decoder(self._path, self._format, restart * self._restart_samples)
 
-    def _checked(self, frames: Iterator[AudioFrame]) -> Iterator[np.ndarray]:
-        for frame in frames:
+    def _checked(self, decoder: _Decoder) -> Iterator[np.ndarray]:
+        position = decoder.position()
+        for frame in decoder.frames():
             found = frame.sample_rate, frame.layout.nb_channels
             if found != (self.sample_rate_hz, self.n_channels):
                 raise AudioFileError(
                     f"{self._path}: changes from {self.sample_rate_hz} Hz and {self.n_channels} channels to "
                     f"{found[0]} Hz and {found[1]}"
                 )
+            time_s, position_s = decoder.time_s(frame), position / self.sample_rate_hz
+            if time_s is not None and time_s - position_s > max(self._gap[0], _GAP_S):
+                self._gap = time_s - position_s, position_s
             yield _samples(frame)
+            position += frame.samples
 
     def early_end(self, last: int) -> str | None:
-        """Whether the file ends before it should, and why that is known, if ``last`` is its last sample."""
+        """Whether the file lacks something, and why that is known, if ``last`` is its last sample."""
+        gap_s, position_s = self._gap
+        gap = f"has a gap: about {gap_s:.3g} s are missing after {position_s:.6g} s" if gap_s else None
+        return "; ".join(filter(None, (gap, self._cut(last)))) or None
+
+    def _cut(self, last: int) -> str | None:
         if self._is_stated and self.n_samples - last > _SLACK_S * self.sample_rate_hz:
             return stated_and_found(self.n_samples / self.sample_rate_hz, last / self.sample_rate_hz)
         n_bytes, stated_bytes = os.path.getsize(self._path), _stated_bytes(self._path, self._format)
         if stated_bytes is not None and stated_bytes > n_bytes:
             return f"ends early: the header states {stated_bytes} bytes, {n_bytes} are there"
-        return "ends early: the last packet is cut" if self._is_cut else None
+        return "ends early: the last packet cannot be decoded" if self._is_cut else None
 
     def close(self) -> None:
         """Close the file."""
@@ -266,6 +280,13 @@ class _Decoder:
         if self.first_frame.pts is None:
             raise AudioFileError(f"{self._path}: cannot be decoded from the middle")
         return self.first_frame.pts - (self._stream.start_time or 0)
+
+    def time_s(self, frame: AudioFrame) -> float | None:
+        """Time of a frame in the file by its header, if that has one."""
+        first, time_base = self.first_frame.pts, self._stream.time_base
+        if frame.pts is None or first is None or time_base is None:
+            return None
+        return float((frame.pts - first) * time_base) + self.position() / self.first_frame.sample_rate
 
     def stated_samples(self) -> int | None:
         """The length by the header, if that is exact: of an m4a, mp4 or mov not written piece by piece."""

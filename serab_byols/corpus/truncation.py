@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -120,6 +121,18 @@ def _au(file: BinaryIO) -> _StatedAudio | None:
     return _StatedAudio(first, _if_stated(size, n_bits=32))
 
 
+def _nist(file: BinaryIO) -> _StatedAudio | None:
+    """NIST Sphere: a header of text, whose second line is its size."""
+    head = file.read(1024)
+    numbers = {name: int(value) for name, value in re.findall(rb"^(\w+) -\w+ (\d+)\s*$", head, re.MULTILINE)}
+    size = re.match(rb"NIST_1A\n\s*(\d+)\n", head)
+    try:
+        n_values = numbers[b"sample_count"] * numbers.get(b"channel_count", 1)
+        return _StatedAudio(int(size[1]), n_values * numbers[b"sample_n_bytes"]) if size else None
+    except KeyError:
+        return None
+
+
 def _if_stated(size: int, n_bits: int) -> int | None:
     """None for what is written where the size is not known yet: zero, or about the largest number.
 
@@ -138,6 +151,7 @@ _STATED_BYTES: dict[str, Callable[[BinaryIO], _StatedAudio | None]] = {
     "W64": _w64,
     "AIFF": _aiff,
     "AU": _au,
+    "NIST": _nist,
 }
 
 
