@@ -36,7 +36,7 @@ def encode(
     with_video: bool = False,
     **options: str,
 ) -> Path:
-    """Write (n,) or (n, channels), by default as the path's name stands in ``FFMPEG_FORMATS``; returns the path."""
+    """Write (n,) or (n, channels), by default as ``FFMPEG_FORMATS`` says for the name; returns the path."""
     container_of_name, codec_of_name, rate_of_name = FFMPEG_FORMATS.get(path.name, (None, "aac", 16000))
     rate_hz = rate_hz or rate_of_name
     channels = np.ascontiguousarray(np.atleast_2d(samples.T), dtype=np.float32)

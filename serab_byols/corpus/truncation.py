@@ -51,7 +51,10 @@ def early_end(
 
 def stated_and_found(stated_s: float, found_s: float) -> str:
     """The words for a file that is shorter than its header says."""
-    return f"ends early: the header states {stated_s:.6g} s, {found_s:.6g} s are there"
+    stated, found = (f"{round(seconds, 3):.10g}" for seconds in (stated_s, found_s))
+    if stated == found:
+        return "ends early: the last samples are missing"
+    return f"ends early: the header states {stated} s, {found} s are there"
 
 
 @dataclass(frozen=True)
