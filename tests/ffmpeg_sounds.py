@@ -39,16 +39,17 @@ def encode(
     """Write (n,) or (n, channels), by default as ``FFMPEG_FORMATS`` says for the name; returns the path."""
     container_of_name, codec_of_name, rate_of_name = FFMPEG_FORMATS.get(path.name, (None, "aac", 16000))
     rate_hz = rate_hz or rate_of_name
-    channels = np.ascontiguousarray(np.atleast_2d(samples.T), dtype=np.float32)
-    layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(channels)]
+    n_channels = samples.shape[1] if samples.ndim == 2 else 1
+    layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[n_channels]
     with av.open(str(path), "w", format=container or container_of_name, options=options) as output:
         video = output.add_stream("mpeg4", rate=25) if with_video else None
         stream = output.add_stream(codec or codec_of_name, rate=rate_hz, layout=layout)
         if "pcm" not in stream.codec_context.name and "alac" not in stream.codec_context.name:
-            stream.bit_rate = 12_200 if rate_hz == 8000 else 64_000 * len(channels)
+            stream.bit_rate = 12_200 if rate_hz == 8000 else 64_000 * n_channels
         if video is not None:
             _encode_pictures(output, video, len(samples) / rate_hz)
-        frame = av.AudioFrame.from_ndarray(channels, format="fltp", layout=layout)
+        values = np.ascontiguousarray(samples, dtype=np.float32).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(values, format="flt", layout=layout)
         frame.sample_rate, frame.pts = rate_hz, 0
         if not stream.codec_context.is_open:
             stream.codec_context.open()

@@ -89,6 +89,14 @@ def test_channels_are_averaged(tmp_path, n_channels):
     np.testing.assert_allclose(read(path), channels.mean(axis=1), atol=2**-14)
 
 
+def test_eight_channels_are_read(tmp_path):
+    path = encode(tmp_path / "a.m4a", np.stack([voice(1)] * 8, axis=1))
+    with AudioClip(path) as clip:
+        mono = clip.read(16000)
+    # The last channel is for low frequencies only; the others are alike.
+    np.testing.assert_allclose(mono[2000:-2000], 7 / 8 * voice(1)[2000 : len(mono) - 2000], atol=0.1)
+
+
 # Segments
 
 
@@ -288,6 +296,29 @@ def test_damage_in_the_middle_is_an_error_and_makes_no_noise(tmp_path, capfd, na
     with pytest.raises(AudioFileError, match=rf"{name}: cannot be read as audio"):
         read(path)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["a.m4a", "a.mka"])
+def test_a_title_that_is_not_utf_8_is_no_damage(tmp_path, name):
+    path = encode(tmp_path / name, voice(3, 0.5))
+    whole = read(path)
+    assert b"Lavf" in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"\xdc\xe9\xff\xfe"))
+    np.testing.assert_array_equal(read(path), whole)
+
+
+@pytest.mark.parametrize("name", ["a.aac", "a.m4a"])
+def test_a_number_of_channels_that_is_not_true_is_an_error(tmp_path, name):
+    # Found by the fuzzer: PyAV reads beyond the planes of 31 channels.
+    path = encode(tmp_path / name, voice(3, 0.5))
+    if name == "a.aac":
+        overwrite(path, 3, bytes([path.read_bytes()[3] & 0x3F | 0x80]))
+    else:
+        overwrite(path, path.read_bytes().index(b"mp4a") + 20, b"\xff\xff")
+    try:
+        read(path)
+    except AudioFileError as error:
+        assert str(error).startswith(f"{path}: ")
 
 
 def test_a_rate_that_changes_is_an_error(tmp_path):

@@ -37,6 +37,10 @@ _SLACK_S = 0.1
 _GAP_S = 0.25
 """By how much the time of a packet may differ from the time of the samples before it."""
 
+_MAX_PLANES = 7
+"""Of more channels that lie one after the other PyAV does not find the last: it looks for a null pointer
+after them, and reads whatever is there."""
+
 _MAX_BOXES = 10_000
 
 
@@ -230,6 +234,7 @@ class _Decoder:
                 format=container_format,
                 options={"codec_whitelist": _AUDIO_CODECS},
                 io_open=_refuse_to_open,
+                metadata_errors="replace",  # a title in another encoding is no damage
             )
             self._stream = self._audio_stream()
             self._start = near
@@ -321,7 +326,15 @@ class _Bytes:
     """A file without its name, by which FFmpeg would guess, and without a way to write."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+        self._file = file
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """A damaged file leads to places that there are not; PyAV would print the exception."""
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -1
 
 
 def _refuse_to_open(url: str, *_: object) -> NoReturn:
@@ -348,12 +361,21 @@ def _without_first(n_samples: int, arrays: Iterable[np.ndarray]) -> Iterator[np.
 def _samples(frame: AudioFrame) -> np.ndarray:
     """float32 (n, n_channels); integers are scaled to [-1, 1)."""
     n_channels = frame.layout.nb_channels
+    if frame.format.is_planar and n_channels > _MAX_PLANES:
+        frame = _interleaved(frame)
     array: np.ndarray = frame.to_ndarray()
     array = array.T if frame.format.is_planar else array.reshape(-1, n_channels)
     if array.dtype.kind == "f":
         return array.astype(np.float32)
     half = 2.0 ** (8 * array.dtype.itemsize - 1)
     return ((array - half if array.dtype.kind == "u" else array) / half).astype(np.float32)
+
+
+def _interleaved(frame: AudioFrame) -> AudioFrame:
+    from av import AudioResampler
+
+    (converted,) = AudioResampler("flt").resample(frame)
+    return converted
 
 
 def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
