@@ -90,6 +90,7 @@ def test_channels_are_averaged(tmp_path, n_channels):
 
 
 def test_eight_channels_are_read(tmp_path):
+    # Of eight planes PyAV reads more than there are, which would end the process.
     path = encode(tmp_path / "a.m4a", np.stack([voice(1)] * 8, axis=1))
     with AudioClip(path) as clip:
         mono = clip.read(16000)
@@ -119,7 +120,7 @@ def noise(seconds, rate_hz):
     return (0.1 * np.random.default_rng(0).normal(size=round(seconds * rate_hz))).astype(np.float32)
 
 
-@pytest.mark.parametrize("sound", [voice(3, 20, 16000), noise(20, 16000)], ids=["voice", "noise"])
+@pytest.mark.parametrize("sound", [np.tile(voice(3, 1, 16000), 20), noise(20, 16000)], ids=["voice", "noise"])
 def test_a_segment_of_a_long_m4a_equals_that_part_of_the_whole(tmp_path, monkeypatch, sound):
     monkeypatch.setattr(ffmpeg_file, "_RESTART_SAMPLES", 100_000)
     path = encode(tmp_path / "a.m4a", sound)
@@ -141,7 +142,7 @@ def test_restarts_of_the_decoder_are_not_heard(tmp_path, monkeypatch):
 
 def test_only_what_lies_near_a_segment_of_an_m4a_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(ffmpeg_file, "_RESTART_SAMPLES", 50_000)
-    path = encode(tmp_path / "a.m4a", voice(3, 30, 16000))
+    path = encode(tmp_path / "a.m4a", np.tile(voice(3, 1, 16000), 30))
     n_decoded = []
     samples_of = ffmpeg_file._samples
     monkeypatch.setattr(
@@ -305,20 +306,6 @@ def test_a_title_that_is_not_utf_8_is_no_damage(tmp_path, name):
     assert b"Lavf" in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(b"Lavf", b"\xdc\xe9\xff\xfe"))
     np.testing.assert_array_equal(read(path), whole)
-
-
-@pytest.mark.parametrize("name", ["a.aac", "a.m4a"])
-def test_a_number_of_channels_that_is_not_true_is_an_error(tmp_path, name):
-    # Found by the fuzzer: PyAV reads beyond the planes of 31 channels.
-    path = encode(tmp_path / name, voice(3, 0.5))
-    if name == "a.aac":
-        overwrite(path, 3, bytes([path.read_bytes()[3] & 0x3F | 0x80]))
-    else:
-        overwrite(path, path.read_bytes().index(b"mp4a") + 20, b"\xff\xff")
-    try:
-        read(path)
-    except AudioFileError as error:
-        assert str(error).startswith(f"{path}: ")
 
 
 def test_a_rate_that_changes_is_an_error(tmp_path):
