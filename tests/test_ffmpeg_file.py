@@ -13,7 +13,7 @@ from sounds import tone, voice
 import serab_byols
 from serab_byols.corpus import decoding, ffmpeg_file
 from serab_byols.corpus.decoding import AUDIO_SUFFIXES, AudioClip
-from serab_byols.corpus.segments import find_segments
+from serab_byols.corpus.listing import find_segments
 from serab_byols.errors import AudioFileError
 
 ffmpeg_formats = pytest.mark.parametrize("name", FFMPEG_FORMATS)
