@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+import av
 import numpy as np
 import soundfile
 import torch
@@ -29,6 +30,25 @@ AUDIO = {
     "a.w64": ("W64", "PCM_16"),
     "a.rf64": ("RF64", "PCM_16"),
 }
+
+FFMPEG_AUDIO = {
+    "a.m4a": ("ipod", "aac", 16000, {}),
+    "moov-first.m4a": ("ipod", "aac", 16000, {"movflags": "faststart"}),
+    "alac.m4a": ("ipod", "alac", 16000, {"movflags": "faststart"}),
+    "fragments.mp4": (
+        "mp4",
+        "aac",
+        16000,
+        {"movflags": "empty_moov+frag_keyframe", "frag_duration": "100000"},
+    ),
+    "a.mov": ("mov", "pcm_s16le", 16000, {"movflags": "faststart"}),
+    "a.aac": ("adts", "aac", 16000, {}),
+    "a.webm": ("webm", "libopus", 48000, {}),
+    "a.mka": ("matroska", "flac", 16000, {}),
+    "a.wma": ("asf", "wmav2", 44100, {}),
+    "a.amr": ("amr", "libopencore_amrnb", 8000, {}),
+}
+"""Container, encoder, rate and options of the container, as FFmpeg names them."""
 
 
 class Finding(BaseException):
@@ -59,18 +79,35 @@ class Audio(Target):
         self.model = serab_byols.create_model("default", d=8)
 
     def originals(self, folder: Path) -> list[Path]:
-        time = np.arange(RATE_HZ // 2) / RATE_HZ
-        samples = 0.3 * np.sin(2 * np.pi * 220 * time) + 0.01 * np.random.default_rng(0).normal(
-            size=len(time)
-        )
         for name, (kind, subtype) in AUDIO.items():
-            soundfile.write(folder / name, samples, RATE_HZ, format=kind, subtype=subtype)
-        return [folder / name for name in AUDIO]
+            soundfile.write(folder / name, _sound(RATE_HZ), RATE_HZ, format=kind, subtype=subtype)
+        for name, (container, codec, rate_hz, options) in FFMPEG_AUDIO.items():
+            with av.open(str(folder / name), "w", format=container, options=options) as output:
+                _encode(output, output.add_stream(codec, rate=rate_hz, layout="mono"), _sound(rate_hz))
+        return [folder / name for name in (*AUDIO, *FFMPEG_AUDIO)]
 
     def check(self, path: Path) -> None:
         for timestamps in (False, True):
             record = serab_byols.embed_file(path, self.model, timestamps=timestamps, hop_size=1000)
             _check_finite(record.embedding)
+
+
+def _sound(rate_hz: int) -> np.ndarray:
+    """Half a second of a tone and some noise, float32 (n,)."""
+    time_s = np.arange(rate_hz // 2) / rate_hz
+    noise = np.random.default_rng(0).normal(size=len(time_s))
+    return (0.3 * np.sin(2 * np.pi * 220 * time_s) + 0.01 * noise).astype(np.float32)
+
+
+def _encode(output: av.container.OutputContainer, stream: av.AudioStream, samples: np.ndarray) -> None:
+    stream.bit_rate = 12_200 if stream.rate == 8000 else 64_000
+    stream.codec_context.open()
+    frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+    frame.sample_rate, frame.pts = stream.rate, 0
+    packet_samples = stream.codec_context.frame_size or 1024
+    resampler = av.AudioResampler(stream.format.name, "mono", stream.rate, frame_size=packet_samples)
+    for piece in (*resampler.resample(frame), *resampler.resample(None), None):
+        output.mux(stream.encode(piece))
 
 
 class Checkpoint(Target):

@@ -88,6 +88,37 @@ def test_channels_are_averaged(tmp_path, n_channels):
     np.testing.assert_allclose(read(path), channels.mean(axis=1), atol=1e-7)
 
 
+def test_many_channels_are_decoded_a_few_samples_at_a_time(tmp_path, monkeypatch):
+    # Headers may state a thousand channels.
+    channels = np.stack([voice(seed % 7) for seed in range(70)], axis=1)
+    path = write(tmp_path / "a.wav", channels, subtype="FLOAT")
+    whole = read(path)
+    monkeypatch.setattr(decoding, "_BLOCK_VALUES", 7000)
+    with AudioClip(path) as clip:
+        blocks = list(clip.blocks(16000))
+    assert max(map(len, blocks)) == 100
+    np.testing.assert_array_equal(np.concatenate(blocks), whole)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff"])
+def test_absurd_channels_are_an_error(tmp_path, name):
+    path = write(tmp_path / name, voice())
+    at = path.read_bytes().index(b"fmt " if name == "a.wav" else b"COMM")
+    overwrite(path, at + (10 if name == "a.wav" else 8), b"\xff\xff")
+    with pytest.raises(AudioFileError, match="cannot be read as audio"):
+        AudioClip(path)
+
+
+@pytest.mark.parametrize("rate_hz", [1, 999, 1_000_001])
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au"])
+def test_rates_that_no_recording_has_are_an_error(tmp_path, name, rate_hz):
+    path = write(tmp_path / name, voice(1, 1.25), rate_hz)  # 40 kB
+    with pytest.raises(
+        AudioFileError, match=rf"states a sample rate of {rate_hz} Hz, which is not from 1 kHz"
+    ):
+        AudioClip(path)
+
+
 # Segments
 
 
@@ -168,7 +199,11 @@ DAMAGED = {
     "text as MP3": ("a.mp3", lambda path: path.write_bytes(TEXT), "no audio in it"),
     "text as raw": ("a.raw", lambda path: path.write_bytes(TEXT), "cannot be read as audio"),
     "cut header": ("a.wav", lambda path: path.write_bytes(b"RIFF\0\0"), "cannot be read as audio"),
-    "cut FLAC": ("a.flac", lambda path: truncate(write(path, voice())), "cannot be read as audio"),
+    "cut FLAC": (
+        "a.flac",
+        lambda path: path.write_bytes(write(path, voice()).read_bytes()[:2000]),
+        "no samples could be decoded",
+    ),
     "corrupt FLAC": (
         "a.flac",
         lambda path: overwrite(write(path, voice()), 2000, bytes(range(256))),
@@ -201,7 +236,7 @@ def test_at_the_model_s_rate_samples_stay_as_they_are(tmp_path, subtype, scale):
     np.testing.assert_allclose(samples, voice() * scale, rtol=0, atol=2**-15 * (subtype == "PCM_16"))
 
 
-@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.mp3"])
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.mp3", "a.flac"])
 def test_a_truncated_file_ends_at_its_last_sample(tmp_path, name):
     path = write(tmp_path / name, voice(1, 1, 44100), 44100, **FORMATS[name])
     truncate(path)

@@ -1,7 +1,8 @@
 """Audio files and arrays to mono float32 at the model's rate, in blocks.
 
-Decoding is libsndfile's (WAV, FLAC, OGG, Opus, MP3, AIFF and more), resampling libsoxr's at its
-high quality. Arrays and files, short or long, take the same path, so they get the same numbers.
+Decoding is libsndfile's (WAV, FLAC, OGG, Opus, MP3, AIFF and more), or FFmpeg's of what libsndfile does not
+know (m4a, webm and more). Resampling is libsoxr's at its high quality. Arrays and files, short or long, take
+the same path, so they get the same numbers.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import numpy as np
 import soundfile
 import soxr
 
+from serab_byols.corpus.ffmpeg_file import FFMPEG_SUFFIXES, FfmpegFile, ffmpeg_format
+from serab_byols.corpus.libsndfile_file import LibsndfileFile
 from serab_byols.errors import AudioFileError, InvalidInputError, SerabByolsError
 from serab_byols.inference.waveforms import MAX_AMPLITUDE
 
 AUDIO_SUFFIXES = frozenset(
     {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga"}
     | {".ogg", ".opus", ".rf64", ".snd", ".w64", ".wav", ".wave"}
+    | FFMPEG_SUFFIXES
 )
 """Suffixes by which audio is recognised in folders; a file named explicitly may have any."""
 
@@ -27,18 +31,22 @@ MIN_RATE_HZ, MAX_RATE_HZ = 1000, 1_000_000
 """Audio at other rates is damaged, or not audio; resampling it could need any amount of memory."""
 
 _BLOCK_SAMPLES = 1 << 16
-_MP3_LEAD_IN_SAMPLES = 16 * 1152
-"""Decoding starts this much before a segment of an MP3: a packet of 1152 samples uses bits of up to ten
-packets before it."""
+_BLOCK_VALUES = 1 << 20
+"""Of all channels together: a header may state a thousand of them."""
 
 
 class AudioClip:
     """An audio file, or a segment of one, open for reading.
 
     Args:
-        path: any format that libsndfile reads.
+        path: any format that libsndfile reads, or, with the extra ``av``, an m4a, aac, webm, mka, wma, amr or
+            the sound of an mp4, mov or mkv.
         start_s, end_s: segment in seconds; by default the whole file. An end past the file's end
             (infinity too) is moved to it.
+
+    Attributes:
+        warning: once the segment was read, and if it goes up to the end of a file that was cut off: how that
+            is known, such as "ends early: the header states 10 s, 7.3 s are there".
 
     Raises:
         AudioFileError: missing, unreadable, without samples, or the segment lies outside of it.
@@ -55,33 +63,33 @@ class AudioClip:
                 raise InvalidInputError(f"{name} must be a number of seconds, got {value!r}")
         self.path = path
         self._file = self._open()
-        self._n_read = 0
-        self.sample_rate_hz: int = self._file.samplerate
-        duration_s = self._file.frames / self.sample_rate_hz
+        self.warning: str | None = None
+        self.sample_rate_hz: int = self._file.sample_rate_hz
+        duration_s = self._file.n_samples / self.sample_rate_hz
         problem = self._problem(0.0 if start_s is None else start_s, duration_s if end_s is None else end_s)
         if problem:
             self._file.close()
             raise AudioFileError(f"{path}: {problem}")
         self._first = 0 if start_s is None else self._sample_at(start_s)
-        self._last = self._file.frames if end_s is None else self._sample_at(end_s)
+        self._last = self._file.n_samples if end_s is None else self._sample_at(end_s)
 
-    def _open(self) -> _SequentialFile:
+    def _open(self) -> LibsndfileFile | FfmpegFile:
         try:
             _check_regular(self.path)
-            return _SequentialFile(_system_path(self.path))
+            return _opened(self.path)
         except AudioFileError:
             raise
         except Exception as error:  # whatever is wrong with a file, it is that file's error
             raise AudioFileError(f"{self.path}: {_reason(self.path, error)}") from error
 
     def _problem(self, start_s: float, end_s: float) -> str | None:
-        if self._file.frames == 0:
+        if self._file.n_samples == 0:
             return "holds no samples"
         if not MIN_RATE_HZ <= self.sample_rate_hz <= MAX_RATE_HZ:
             return f"states a sample rate of {self.sample_rate_hz} Hz, which is not from 1 kHz to 1 MHz"
         # Written so that NaN fails too.
         if not (0 <= start_s < end_s and self._sample_at(start_s) < self._sample_at(end_s)):
-            duration_s = self._file.frames / self.sample_rate_hz
+            duration_s = self._file.n_samples / self.sample_rate_hz
             return (
                 f"the segment from {start_s:g} to {end_s:g} s is empty or outside of the file's "
                 f"{duration_s:g} s"
@@ -89,7 +97,7 @@ class AudioClip:
         return None
 
     def _sample_at(self, time_s: float) -> int:
-        return round(min(time_s * self.sample_rate_hz, self._file.frames))
+        return round(min(time_s * self.sample_rate_hz, self._file.n_samples))
 
     @property
     def start_s(self) -> float:
@@ -132,43 +140,24 @@ class AudioClip:
     def _decoded_blocks(self) -> Iterator[np.ndarray]:
         """The segment as it is in the file, in blocks (n, channels)."""
         remaining = self._last - self._first
+        n_at_once = max(1, min(_BLOCK_SAMPLES, _BLOCK_VALUES // self._file.n_channels))
         try:
-            self._go_to_first()
+            self._file.go_to(self._first)
             while remaining > 0:
-                block = self._file.read(min(_BLOCK_SAMPLES, remaining), dtype="float32", always_2d=True)
+                block = self._file.read(min(n_at_once, remaining))
                 if len(block) == 0:  # the header states more samples than there are
                     break
                 remaining -= len(block)
-                self._n_read += len(block)
                 yield block
+            self._last -= remaining
+            if remaining or self._last == self._file.n_samples:
+                self.warning = self._file.early_end(self._last)
         except SerabByolsError:
             raise
         except Exception as error:  # whatever is wrong with a file, it is that file's error
             raise AudioFileError(f"{self.path}: {_reason(self.path, error)}") from error
-        self._last -= remaining
         if self._first == self._last:
             raise AudioFileError(f"{self.path}: no samples could be decoded")
-
-    def _go_to_first(self) -> None:
-        is_mp3 = self._file.format == "MP3"
-        lead_in = min(self._first, _MP3_LEAD_IN_SAMPLES) if is_mp3 else 0
-        self._move_to(self._first - lead_in)
-        self._skip(lead_in)
-
-    def _move_to(self, sample: int) -> None:
-        """Without seeking where reading is at the beginning: not every format can seek (GSM, ADPCM)."""
-        if sample == 0 and self._n_read == 0:
-            return
-        try:
-            self._file.seek(sample)
-        except (soundfile.LibsndfileError, RuntimeError):
-            self._file.close()
-            self._file = self._open()
-            self._skip(sample)
-
-    def _skip(self, n_samples: int) -> None:
-        for first in range(0, n_samples, _BLOCK_SAMPLES):
-            self._n_read += len(self._file.read(min(_BLOCK_SAMPLES, n_samples - first)))
 
     def close(self) -> None:
         """Close the file."""
@@ -179,17 +168,6 @@ class AudioClip:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _SequentialFile(soundfile.SoundFile):
-    """Continues every read where the last one ended.
-
-    In a seekable file soundfile seeks to that place after every read. The decoder of an MP3 then has lost
-    its state and distorts what follows; that of a FLAC without a stated length (written to a pipe) fails.
-    """
-
-    def seekable(self) -> bool:
-        return False
 
 
 def resampled(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> Iterator[np.ndarray]:
@@ -255,9 +233,15 @@ def _check_regular(path: str | os.PathLike[str]) -> None:
         raise AudioFileError(f"{path}: is not a regular file")
 
 
-def _system_path(path: str | os.PathLike[str]) -> str | bytes:
-    """What libsndfile opens: outside of Windows bytes, since a name need not be valid UTF-8."""
-    return os.fspath(path) if os.name == "nt" else os.fsencode(path)
+def _opened(path: str | os.PathLike[str]) -> LibsndfileFile | FfmpegFile:
+    """By libsndfile, or what that does not know by FFmpeg."""
+    try:
+        return LibsndfileFile(path)
+    except soundfile.LibsndfileError:
+        container_format = ffmpeg_format(path) if os.path.isfile(path) else None
+        if container_format is None:
+            raise
+    return FfmpegFile(path, container_format)
 
 
 def _reason(path: str | os.PathLike[str], error: Exception) -> str:
@@ -268,7 +252,10 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
         return "is a folder, not an audio file"
     if os.path.getsize(path) == 0:
         return "is empty (0 bytes)"
-    reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    if isinstance(error, soundfile.LibsndfileError):
+        reason = error.error_string
+    else:
+        reason = getattr(error, "strerror", None) or str(error)
     if "does not exist" in reason:  # libsndfile's message for an .mp3 without MP3 data
         reason = "no audio in it"
     return f"cannot be read as audio ({reason.strip().rstrip('.')})"
