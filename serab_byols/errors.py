@@ -25,6 +25,10 @@ class AudioFileError(SerabByolsError, OSError):
     """An audio file is missing, unreadable, empty, or shorter than the requested segment."""
 
 
+class AudioFileWarning(UserWarning):
+    """An audio file was cut off or is damaged, and was embedded as far as it goes."""
+
+
 class DivergedError(SerabByolsError, ArithmeticError):
     """A training's loss became infinite or NaN."""
 

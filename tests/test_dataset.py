@@ -495,3 +495,41 @@ def test_an_observer_is_told_of_every_segment(clips, out, tiny_model):
     observer = Noted()
     run(clips, out, tiny_model, observer=observer)
     assert (observer.started, observer.n_done) == ([(N_CLIPS, 8)], N_CLIPS - 8)
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize("seconds", [2, 70])
+def test_a_recording_that_was_cut_off_has_its_rows_and_is_an_error(
+    tmp_path, out, tiny_model, tiny_checkpoint, capfd, timestamps, seconds
+):
+    cut, whole = tmp_path / "cut.wav", tmp_path / "whole.wav"
+    for path in (cut, whole):
+        write(path, np.tile(voice(1, 1.0), seconds))
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    options = {"timestamps": timestamps, "hop_size": 500, "part_size": 2}
+    for retry_errors in (False, True):
+        summary = embed_dataset([whole, cut, whole], out, tiny_model, **options, retry_errors=retry_errors)
+        assert (summary.n_errors, summary.n_partial) == (1, 1)
+        assert summary.n_embedded == (1 if retry_errors else 3)
+        (error,) = errors_of(out)["error"]
+        assert error.startswith(f"{cut}: ends early: the header states {seconds} s, ")
+        table = pandas.read_parquet(out)
+        assert list(dict.fromkeys(table["file"])) == [str(whole), str(cut)]
+        assert sum(table["file"] == str(whole)) == 2 * (2 * seconds + 1 if timestamps else 1)
+        assert table["end"][table["file"] == str(cut)].max() == pytest.approx(seconds / 2, abs=0.01)
+    command = ["embed", str(whole), str(cut), "--model", str(tiny_checkpoint), "-o"]
+    for output in (str(tmp_path / "table.parquet"), f"{tmp_path}/folder/"):
+        assert cli.main([*command, output]) == 1
+        assert "1 of 2 clips could not be embedded, or not as a whole (1)" in capfd.readouterr().err
+    assert len(pandas.read_parquet(tmp_path / "table.parquet")) == 2
+    assert "ends early" in (tmp_path / "table.parquet.errors.csv").read_text()
+
+
+def test_thousands_of_errors_do_not_fill_the_terminal(tmp_path, out, tiny_checkpoint, capfd):
+    (tmp_path / "list.csv").write_text("path\n" + "".join(f"missing-{i}.wav\n" for i in range(500)))
+    for output in (f"{out}/", str(tmp_path / "table.npz")):
+        arguments = ["embed", str(tmp_path / "list.csv"), "-o", output, "--model", str(tiny_checkpoint)]
+        assert cli.main([*arguments, "--quiet"]) == 1
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) < 25
+        assert "and 480 more errors; all 500 are in " in "".join(lines)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from serab_byols.cli.messages import log as say
-from serab_byols.cli.messages import printable
+from serab_byols.cli.messages import FileErrors, log, printable
 from serab_byols.corpus.listing import describe_passed_over
 
 if TYPE_CHECKING:
@@ -26,11 +25,14 @@ class ClipProgress:
     """Progress over clips, and within long ones; the observer of :func:`embed_dataset`.
 
     Args:
-        quiet: neither bar nor lines; failures are still told.
+        quiet: neither bar nor lines, but for the first errors.
+        error_table: where all errors will be.
     """
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, error_table: str) -> None:
         self._quiet = quiet
+        self._error_table = error_table
+        self._errors = FileErrors()
         self._bar = tqdm(unit="clip", disable=quiet or not sys.stderr.isatty())
         self._within: tqdm | None = None
         self._n_segments = 0
@@ -41,7 +43,7 @@ class ClipProgress:
         """So many clips in all, of which so many were done earlier."""
         self._n_segments, self._n_before, self._n_done = n_segments, n_done, n_done
         if passed_over and not self._quiet:
-            say(f"passed over {describe_passed_over(passed_over)}")
+            log(f"passed over {describe_passed_over(passed_over)}")
         self._bar.reset(total=n_segments)
         self._bar.initial = n_done
         self._bar.update(n_done)
@@ -65,13 +67,12 @@ class ClipProgress:
         self._within.update(int(100 * done) - self._within.n)
 
     def fail(self, failure: Failure) -> None:
-        """A clip could not be embedded."""
+        """A clip could not be embedded, or not as a whole."""
         self.tell(failure.error)
 
-    def tell(self, message: str) -> None:
-        """Print a line above the bar."""
-        with tqdm.external_write_mode(file=sys.stderr):
-            say(printable(message))
+    def tell(self, error: str) -> None:
+        """Print an error above the bar, if it is one of the first."""
+        self._errors.add(error)
 
     def __enter__(self) -> ClipProgress:
         return self
@@ -81,6 +82,8 @@ class ClipProgress:
     ) -> None:
         self._close_within()
         self._bar.close()
+        if error is None:
+            self._errors.finish(self._error_table)
 
     def _close_within(self) -> None:
         if self._within is not None:
@@ -92,4 +95,10 @@ class ClipProgress:
         a_second = (self._n_done - self._n_before) / (self._logged - self._began)
         left_s = (self._n_segments - self._n_done) / a_second if a_second else 0
         left = f"{left_s / 60:.0f} min" if left_s < 7200 else f"{left_s / 3600:.1f} h"
-        say(f"{self._n_done} of {self._n_segments} clips, {a_second:.1f} a second, about {left} left")
+        log(f"{self._n_done} of {self._n_segments} clips, {a_second:.1f} a second, about {left} left")
+
+
+def errors_in_words(n_errors: int, n_partial: int, n_clips: int) -> str:
+    """Such as ``2 of 9 clips could not be embedded, or not as a whole (1)``."""
+    partial = f", or not as a whole ({n_partial})" if n_partial else ""
+    return f"{n_errors} of {n_clips} clips could not be embedded{partial}"

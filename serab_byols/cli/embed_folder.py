@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 
 from serab_byols.checkpoint import load_model
-from serab_byols.cli.clip_progress import ClipProgress
-from serab_byols.cli.messages import log as say
+from serab_byols.cli.clip_progress import ClipProgress, errors_in_words
+from serab_byols.cli.messages import log
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK
+from serab_byols.cli.standard_streams import mp3_decoder_silenced
 from serab_byols.corpus.dataset.run import ERRORS_FILE, embed_dataset
 
 
@@ -16,7 +17,8 @@ def embed_into_folder(options: argparse.Namespace) -> int:
     model = load_model(
         options.model, options.encoder, normalization=options.normalization, device=options.device
     )
-    with ClipProgress(options.quiet) as progress:
+    errors = f"{options.output.rstrip('/')}/{ERRORS_FILE}"
+    with mp3_decoder_silenced(), ClipProgress(options.quiet, errors) as progress:
         summary = embed_dataset(
             options.inputs,
             options.output,
@@ -34,14 +36,12 @@ def embed_into_folder(options: argparse.Namespace) -> int:
             observer=progress,
         )
     if summary.n_errors:
-        say(
-            f"{summary.n_errors} of {summary.n_segments} clips could not be embedded (see "
-            f"{summary.location}/{ERRORS_FILE}); {summary.location} has the rest"
+        log(
+            f"{errors_in_words(summary.n_errors, summary.n_partial, summary.n_segments)} (see {errors}); "
+            f"{summary.location} has the rest"
         )
     if not options.quiet:
-        print(
-            f"{summary.location}: {summary.n_segments - summary.n_errors} clips in {summary.n_parts} "
-            f"{'file' if summary.n_parts == 1 else 'files'}, "
-            f"{summary.n_embedded} of them embedded now"
-        )
+        n_clips = summary.n_segments - summary.n_errors + summary.n_partial
+        files = "1 file" if summary.n_parts == 1 else f"{summary.n_parts} files"
+        print(f"{summary.location}: {n_clips} clips in {files}, {summary.n_embedded} of them embedded now")
     return EXIT_BAD_FILES if summary.n_errors else EXIT_OK

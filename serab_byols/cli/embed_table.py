@@ -12,9 +12,10 @@ import torch
 
 from serab_byols.atomic_write import check_not_an_input
 from serab_byols.checkpoint import load_model
-from serab_byols.cli.clip_progress import ClipProgress
-from serab_byols.cli.messages import log as say
+from serab_byols.cli.clip_progress import ClipProgress, errors_in_words
+from serab_byols.cli.messages import log
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK
+from serab_byols.cli.standard_streams import mp3_decoder_silenced
 from serab_byols.corpus.embedding import check_corpus_normalization, embed_segments
 from serab_byols.corpus.error_table import SEGMENT_COLUMNS, write_error_table
 from serab_byols.corpus.listing import Inputs
@@ -64,16 +65,16 @@ def embed_into_table(options: argparse.Namespace) -> int:
         options.compression or "snappy",
     )
     errors: _Errors = []
-    with ClipProgress(options.quiet) as progress:
+    with mp3_decoder_silenced(), ClipProgress(options.quiet, str(error_table)) as progress:
         progress.start(len(segments), 0, inputs.passed_over)
-        n_embedded, n_rows = _write_table(
+        n_embedded, n_partial, n_rows = _write_table(
             output, table_format, segments, (model, grid, options.dense), errors, progress
         )
     write_error_table(error_table, errors, SEGMENT_COLUMNS)
     if errors:
         where = f"see {output}.errors.csv"
         written = f"{output} has the rest" if n_embedded else f"{output} was not written"
-        say(f"{len(errors)} of {len(segments)} clips could not be embedded ({where}); {written}")
+        log(f"{errors_in_words(len(errors), n_partial, len(segments))} ({where}); {written}")
     if n_embedded and not options.quiet:
         print(f"{output}: {n_rows} rows of {model.embedding_size} numbers from {n_embedded} clips")
     return EXIT_BAD_FILES if errors else EXIT_OK
@@ -90,16 +91,19 @@ def _write_table(
     how: tuple[ByolsModel, FrameGrid | None, bool],
     errors: _Errors,
     progress: ClipProgress,
-) -> tuple[int, int]:
-    """Embed and write; returns the number of clips and rows, and adds to ``errors``."""
+) -> tuple[int, int, int]:
+    """Embed and write; returns the number of clips, of partial ones and of rows, and adds to ``errors``."""
+
+    def note(segment: Segment, error: str) -> None:
+        errors.append((segment.file, segment.start_s, segment.end_s, error))
+        progress.tell(error)
 
     def on_error(segment: Segment, error: SerabByolsError) -> None:
-        errors.append((segment.file, segment.start_s, segment.end_s, str(error)))
-        progress.tell(str(error))
+        note(segment, str(error))
         progress.advance(1)
 
     model, grid, dense = how
-    n_embedded = 0
+    n_embedded = n_partial = 0
     with suppress(_NothingEmbeddedError), open_table(output, table_format) as table:
         chunks = embed_segments(
             segments, model, grid, dense=dense, on_error=on_error, progress=progress.within
@@ -107,8 +111,11 @@ def _write_table(
         for index, of_one in groupby(chunks, key=attrgetter("index")):
             for chunk in of_one:
                 table.add(chunk.record, segments[index].columns)
+                if chunk.warning:
+                    note(segments[index], chunk.warning)
+                    n_partial += 1
             n_embedded += 1
             progress.advance(1)
         if not n_embedded:
             raise _NothingEmbeddedError
-    return n_embedded, table.n_rows
+    return n_embedded, n_partial, table.n_rows

@@ -36,6 +36,7 @@ class DecodedSegment:
     samples: np.ndarray | None = None
     error: SerabByolsError | None = None
     copy: LocalCopy | None = None
+    warning: str | None = None
 
 
 def decode_ahead(
@@ -69,7 +70,9 @@ def _decode(index: int, segment: Segment, sample_rate_hz: int) -> DecodedSegment
             with copy.named(), AudioClip(copy.path, segment.start_s, segment.end_s) as clip:
                 if clip.end_s - clip.start_s <= STREAM_S:
                     samples = clip.read(sample_rate_hz)
-                    return DecodedSegment(index, segment, clip.start_s, clip.end_s, samples)
+                    return DecodedSegment(
+                        index, segment, clip.start_s, clip.end_s, samples, warning=clip.warning
+                    )
             stack.pop_all()  # whoever streams it closes the copy
             return DecodedSegment(index, segment, clip.start_s, clip.end_s, copy=copy)
     except SerabByolsError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,7 +18,7 @@ from serab_byols.corpus.decode_ahead import N_CLIPS_AHEAD, DecodedSegment, decod
 from serab_byols.corpus.decoding import AudioClip, resample_array
 from serab_byols.corpus.record import FailedSegment, Record, RecordChunk, joined
 from serab_byols.corpus.segments import Segment, as_segment
-from serab_byols.errors import AudioFileError, InvalidInputError, SerabByolsError
+from serab_byols.errors import AudioFileError, AudioFileWarning, InvalidInputError, SerabByolsError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS, get_scene_embeddings
 from serab_byols.inference.context import inference_context
 from serab_byols.inference.frame_grid import MS_PER_S, FrameGrid
@@ -25,11 +26,14 @@ from serab_byols.inference.scenes import SceneEmbedder
 from serab_byols.inference.streaming import BlockSource
 from serab_byols.inference.timestamps import FrameEmbedder
 from serab_byols.inference.waveforms import to_waveforms
-from serab_byols.model import ByolsModel
+from serab_byols.model import ByolsModel, check_dense
 from serab_byols.normalization import shares_statistics
 
 _BATCH_S = 300.0
 """Clips are decoded ahead and embedded together until they hold this many seconds."""
+
+EMBEDDED_IN_PART = "embedded as far as it goes"
+"""How the warning of a recording ends that was cut off."""
 
 ErrorHandler = Callable[[Segment, SerabByolsError], None]
 ProgressHandler = Callable[[Segment, float], None]
@@ -55,10 +59,19 @@ def embed_audio(samples: np.ndarray | torch.Tensor, sample_rate: int, model: Byo
         >>> serab_byols.embed_audio(np.zeros((2, 44100)), 44100, model).shape  # a second of stereo
         torch.Size([512])
     """
-    if isinstance(samples, torch.Tensor):
-        samples = samples.detach().cpu().numpy()
-    mono = resample_array(np.asarray(samples), sample_rate, model.sample_rate)
+    mono = resample_array(_as_array(samples), sample_rate, model.sample_rate)
     return get_scene_embeddings([mono], model)[0]
+
+
+def _as_array(samples: object) -> np.ndarray:
+    if isinstance(samples, torch.Tensor):
+        check_dense(samples, "samples")
+        samples = samples.detach().cpu()
+        return (samples.float() if samples.is_floating_point() else samples).numpy()
+    try:
+        return np.asarray(samples) if not isinstance(samples, np.ma.MaskedArray) else samples
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"samples cannot be taken as an array: {error}") from error
 
 
 def embed_file(
@@ -75,7 +88,8 @@ def embed_file(
     """Embedding of an audio file of any format, rate and channel count.
 
     Args:
-        path: any format that libsndfile reads; mixed to mono and resampled.
+        path: any format that libsndfile reads or, with the extra ``av``, FFmpeg's: m4a, aac, webm, wma, amr,
+            mp4; local or a URL. Mixed to mono and resampled.
         model: from :func:`load_model` or :func:`create_model`.
         start, end: segment in seconds; by default the whole file.
         timestamps: one embedding a frame instead of one in all.
@@ -92,7 +106,7 @@ def embed_file(
         >>> record.start, record.end, record.embedding.shape
         (0.5, 1.5, (512,))
     """
-    segment = Segment(os.fspath(path), as_segment(path).path, start, end)
+    segment = replace(as_segment(path), start_s=start, end_s=end)
     (record,) = embed_files(
         [segment],
         model,
@@ -128,6 +142,9 @@ def embed_files(
     Yields:
         A :class:`Record` a file.
 
+    Warns:
+        AudioFileWarning: a file was cut off, and is embedded as far as it goes.
+
     Raises:
         AudioFileError: without ``on_error``: a file is missing, unreadable, empty or too short.
         InvalidInputError: a normalisation that is shared between clips, an impossible frame.
@@ -144,8 +161,16 @@ def embed_files(
         raise InvalidInputError("dense=True is for frames: it needs timestamps=True")
     check_corpus_normalization(model)
     grid = FrameGrid(frame_duration, hop_size, model.sample_rate) if timestamps else None
-    chunks = embed_segments(paths, model, grid, dense=dense, on_error=on_error)
+    chunks = with_warnings(embed_segments(paths, model, grid, dense=dense, on_error=on_error))
     return (joined(of_one) for _, of_one in groupby(chunks, key=attrgetter("index")))
+
+
+def with_warnings(chunks: Iterable[RecordChunk]) -> Iterator[RecordChunk]:
+    """The chunks; what their recordings lack becomes Python warnings."""
+    for chunk in chunks:
+        if chunk.warning:
+            warnings.warn(chunk.warning, AudioFileWarning, stacklevel=2)
+        yield chunk
 
 
 def check_corpus_normalization(model: ByolsModel) -> None:
@@ -312,12 +337,12 @@ class _SceneRecords:
     ) -> Iterator[RecordChunk]:
         with inference_context():
             embedding = self._embedder.stream(source).cpu().numpy()
-        yield self._chunk(replace(decoded, end_s=clip.end_s), embedding)
+        yield self._chunk(replace(decoded, end_s=clip.end_s, warning=clip.warning), embedding)
 
     @staticmethod
     def _chunk(decoded: DecodedSegment, embedding: np.ndarray) -> RecordChunk:
         record = Record(decoded.segment.file, decoded.start_s, decoded.end_s, embedding)
-        return RecordChunk(decoded.index, 1, record)
+        return RecordChunk(decoded.index, 1, record, _warning_of(decoded))
 
 
 class _FrameRecords:
@@ -351,7 +376,7 @@ class _FrameRecords:
         with inference_context():
             statistics, n_samples = self._embedder.measure(source)  # finds damage before the first row
             blocks = self._embedder.stream(source, statistics)
-        decoded = replace(decoded, end_s=clip.end_s)
+        decoded = replace(decoded, end_s=clip.end_s, warning=clip.warning)
         n_frames, n_done = self.grid.n_frames(n_samples), 0
         while n_done < n_frames:
             with inference_context():  # not across the yield, where the caller computes
@@ -376,7 +401,13 @@ class _FrameRecords:
             embedding=embedding,
             time=np.minimum(time, decoded.end_s),
         )
-        return RecordChunk(decoded.index, n_frames, record)
+        is_last = first + len(embedding) == n_frames
+        return RecordChunk(decoded.index, n_frames, record, _warning_of(decoded) if is_last else None)
+
+
+def _warning_of(decoded: DecodedSegment) -> str | None:
+    warning = decoded.warning
+    return f"{decoded.segment.path}: {warning}; {EMBEDDED_IN_PART}" if warning else None
 
 
 def _waveforms(batch: list[DecodedSegment], model: ByolsModel) -> list[torch.Tensor]:

@@ -53,11 +53,13 @@ class RecordChunk:
         index: position of the segment in what was asked for.
         n_rows: rows of the whole record.
         record: the rows of this chunk.
+        warning: with the last chunk, why the recording is not whole.
     """
 
     index: int
     n_rows: int
     record: Record
+    warning: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serab_byols.errors import AudioFileError, InvalidInputError
+from serab_byols.paths import AnyPath, path_text
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class Segment:
             ) from error
 
 
-def as_segment(item: str | os.PathLike[str] | Segment) -> Segment:
+def as_segment(item: AnyPath | Segment) -> Segment:
     """A path as a segment that is the whole file."""
     if isinstance(item, Segment):
         return item
-    return Segment(os.fspath(item), item)
+    file = path_text(item, "a file")
+    return Segment(file, file)

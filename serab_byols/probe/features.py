@@ -11,7 +11,12 @@ import numpy as np
 import torch
 
 from serab_byols.corpus.decoding import AudioClip
-from serab_byols.corpus.embedding import ErrorHandler, check_corpus_normalization, embed_segments
+from serab_byols.corpus.embedding import (
+    ErrorHandler,
+    check_corpus_normalization,
+    embed_segments,
+    with_warnings,
+)
 from serab_byols.corpus.log_mel_statistics import N_STATISTICS, STATISTICS, log_mel_statistics
 from serab_byols.corpus.provenance import describe_model
 from serab_byols.corpus.segments import Segment
@@ -50,7 +55,7 @@ def model_features(model: ByolsModel, name: str) -> FeatureExtractor:
     check_corpus_normalization(model)
 
     def extract(segments: Sequence[Segment], on_error: ErrorHandler) -> Vectors:
-        for chunk in embed_segments(segments, model, on_error=on_error):
+        for chunk in with_warnings(embed_segments(segments, model, on_error=on_error)):
             yield chunk.index, chunk.record.embedding
 
     return FeatureExtractor(name, {"kind": "model", **describe_model(model)}, extract)

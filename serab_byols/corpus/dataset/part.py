@@ -11,10 +11,10 @@ import hashlib
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -76,7 +76,7 @@ class NoObserver:
 
 
 class Failure(NamedTuple):
-    """A segment that could not be embedded: a row of the errors."""
+    """A segment that could not be embedded, or not as a whole: a row of the errors."""
 
     file: str
     start: float | None
@@ -91,12 +91,14 @@ class PartResult:
     Attributes:
         number: of the part.
         n_segments: that were embedded, or tried.
+        n_embedded: of those, that have rows.
         n_rows: in the whole part.
         failures: of the segments that were tried now.
     """
 
     number: int
     n_segments: int
+    n_embedded: int
     n_rows: int
     failures: list[Failure] = field(default_factory=list)
 
@@ -185,16 +187,19 @@ class PartMaker:
                 if isinstance(item, RecordChunk):
                     table.add(item.record, part.segments[position].columns)
                     n_rows[position] += np.size(item.record.start)
+                    if item.warning:
+                        failures[position] = _failure(part.segments[position], item.warning)
                     observer.advance(int(n_rows[position] == item.n_rows))
                 elif n_rows[position]:
                     raise _PartlyEmbeddedError(part, position, item.error)
                 else:
-                    failures[position] = _failure(part.segments[position], item.error)
+                    failures[position] = _failure(part.segments[position], str(item.error))
                     observer.advance(1)
             kept.copy(table, n_rows, until=len(n_rows))
             errors_file = _write_failures(self._storage, part.number, failures)
             table.note(PART_KEY, json.dumps({"n_rows": n_rows, "errors": errors_file}))
-        return PartResult(part.number, len(part.wanted), sum(n_rows), list(failures.values()))
+        n_embedded = sum(n_rows[position] > 0 for position in part.wanted)
+        return PartResult(part.number, len(part.wanted), n_embedded, sum(n_rows), list(failures.values()))
 
 
 class _PartlyEmbeddedError(Exception):
@@ -216,18 +221,23 @@ def _wanted_segments(part: Part) -> Iterator[Segment]:
     return (part.segments[position] for position in part.wanted)
 
 
-def _failure(segment: Segment, error: SerabByolsError) -> Failure:
-    return Failure(
-        segment.file, segment.start_s, segment.end_s, str(error).encode("utf-8", "backslashreplace").decode()
-    )
+def _failure(segment: Segment, error: str) -> Failure:
+    text = error.encode("utf-8", "backslashreplace").decode()
+    return Failure(segment.file, segment.start_s, segment.end_s, text)
 
 
 class _KeptRows:
-    """Rows of a part that were embedded earlier, to be copied in their order; none without a file."""
+    """Rows of a part that were embedded earlier, to be copied in their order; none without a file.
 
-    def __init__(self, file: Any = None) -> None:
+    Args:
+        file: the part's file of rows.
+        replaced: positions of the segments whose rows are not copied.
+    """
+
+    def __init__(self, file: Any = None, replaced: Collection[int] = ()) -> None:
         self._next = 0
         self._n_rows: list[int] = []
+        self._replaced = replaced
         self._batches: Iterator[Any] = iter(())
         if file is not None:
             self._n_rows = json.loads(file.metadata.metadata[PART_KEY.encode()])["n_rows"]
@@ -236,12 +246,15 @@ class _KeptRows:
 
     def copy(self, table: ParquetWriter, n_rows: list[int], *, until: int) -> None:
         """Copy the rows of the segments before position ``until`` that were not copied yet."""
-        counts = {position: self._n_rows[position] for position in range(self._next, until) if self._n_rows}
+        if self._n_rows:
+            for is_replaced, group in groupby(range(self._next, until), self._replaced.__contains__):
+                positions = list(group)
+                for rows in self._take(sum(self._n_rows[position] for position in positions)):
+                    if not is_replaced:
+                        table.add_rows(rows)
+                if not is_replaced:
+                    n_rows[positions[0] : positions[-1] + 1] = self._n_rows[positions[0] : positions[-1] + 1]
         self._next = until
-        for rows in self._take(sum(counts.values())):
-            table.add_rows(rows)
-        for position, count in counts.items():
-            n_rows[position] = count or n_rows[position]
 
     def _take(self, n_rows: int) -> Iterator[Any]:
         while n_rows:
@@ -259,7 +272,7 @@ def _kept_rows(storage: Storage, part: Part) -> Iterator[_KeptRows]:
         return
     _, parquet = pyarrow_packages()
     with storage.reading(rows_name(part.number)) as path, parquet.ParquetFile(path) as file:
-        yield _KeptRows(file)
+        yield _KeptRows(file, part.only)
 
 
 # Errors

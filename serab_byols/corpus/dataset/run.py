@@ -15,6 +15,7 @@ from serab_byols.checkpoint import load_model
 from serab_byols.corpus.dataset.description import RunDescription, check_same_run, read_run
 from serab_byols.corpus.dataset.local_storage import LocalStorage
 from serab_byols.corpus.dataset.part import (
+    Failure,
     NoObserver,
     Observer,
     PartMaker,
@@ -27,7 +28,7 @@ from serab_byols.corpus.dataset.planning import append as append_to_plan
 from serab_byols.corpus.dataset.planning import begin, check_columns, check_same_plan
 from serab_byols.corpus.dataset.remote_storage import RemoteStorage
 from serab_byols.corpus.dataset.storage import RUN_FOLDER, Storage
-from serab_byols.corpus.embedding import check_corpus_normalization
+from serab_byols.corpus.embedding import EMBEDDED_IN_PART, check_corpus_normalization
 from serab_byols.corpus.error_table import SEGMENT_COLUMNS, write_error_table
 from serab_byols.corpus.listing import Input, Inputs
 from serab_byols.corpus.provenance import describe_model
@@ -57,7 +58,8 @@ class DatasetSummary:
     Attributes:
         location: its folder.
         n_segments: in the plan; each has its rows, or is one of the errors.
-        n_errors: segments that could not be embedded.
+        n_errors: segments that could not be embedded, or not as a whole.
+        n_partial: of those, recordings that were cut off and are embedded as far as they go.
         n_embedded: segments that this run embedded.
         n_parts: files of rows.
     """
@@ -65,6 +67,7 @@ class DatasetSummary:
     location: str
     n_segments: int
     n_errors: int
+    n_partial: int
     n_embedded: int
     n_parts: int
 
@@ -165,11 +168,11 @@ def embed_dataset(
         observer.start(run.n_segments, run.n_segments - todo.n_segments, listed.passed_over)
         n_embedded = 0
         for result in engine(todo.parts(), maker, observer):
-            n_embedded += result.n_segments - len(result.failures)
+            n_embedded += result.n_embedded
             for failure in result.failures:
                 observer.fail(failure)
-        n_errors = _collect_errors(storage)
-    return DatasetSummary(storage.location, run.n_segments, n_errors, n_embedded, run.n_parts)
+        n_errors, n_partial = _collect_errors(storage)
+    return DatasetSummary(storage.location, run.n_segments, n_errors, n_partial, n_embedded, run.n_parts)
 
 
 def open_storage(out: str | os.PathLike[str]) -> Storage:
@@ -286,12 +289,21 @@ class _Todo:
                     yield replace(part, only=self._retried[part.number])
 
 
-def _collect_errors(storage: Storage) -> int:
-    """Gather the errors of all parts in one CSV file; returns how many there are."""
-    rows = (failure for _, failures in failures_by_part(storage) for failure in failures.values())
-    first = next(rows, None)
+def _collect_errors(storage: Storage) -> tuple[int, int]:
+    """Gather the errors of all parts in one CSV file; returns how many, and how many have rows."""
+    n_partial = 0
+
+    def rows() -> Iterator[Failure]:
+        nonlocal n_partial
+        for _, failures in failures_by_part(storage):
+            n_partial += sum(failure.error.endswith(EMBEDDED_IN_PART) for failure in failures.values())
+            yield from failures.values()
+
+    failures = rows()
+    first = next(failures, None)
     if first is None:
         storage.remove(ERRORS_FILE)
-        return 0
+        return 0, 0
     with storage.writing(ERRORS_FILE) as path:
-        return write_error_table(path, chain([first], rows), SEGMENT_COLUMNS)
+        n_errors = write_error_table(path, chain([first], failures), SEGMENT_COLUMNS)
+    return n_errors, n_partial
