@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sounds import voice, write
+from sounds import tone, voice, write
 
 from serab_byols.corpus.log_mel_statistics import log_mel_statistics
 from serab_byols.corpus.segments import Segment
@@ -22,6 +22,7 @@ from serab_byols.pretrain.byol import Byol, Head, distance, relative_spread
 from serab_byols.pretrain.config import PretrainConfig
 from serab_byols.pretrain.crops import Clip
 from serab_byols.pretrain.distillation import Distillation, Teacher
+from serab_byols.pretrain.feature_table import opensmile_features
 from serab_byols.pretrain.hybrid import LARGEST_DEVIATION, ClipFeatures, CropStatistics, Hybrid, load_features
 from serab_byols.pretrain.network import PretrainNetwork
 from serab_byols.pretrain.running_norm import RunningScale
@@ -331,6 +332,29 @@ def test_opensmile_gives_the_compare_functionals(tmp_path):
     assert 5000 < table.n_features <= 6373
     assert table.values.shape[0] == 3
     torch.testing.assert_close(table.values.nanmean(0), torch.zeros(table.n_features), atol=1e-3, rtol=0)
+
+
+def test_samples_beyond_full_scale_are_clipped_for_opensmile(tmp_path):
+    """Its 16-bit integers would wrap: resampled music and speech overshoot, and 1.0 itself is too much."""
+    pytest.importorskip("opensmile", reason="the extra 'hybrid' is not installed")
+    sine = tone(220, 1.0, 16000) / np.abs(tone(220, 1.0, 16000)).max()
+    sounds = {"loud": 1.05 * sine, "clipped": np.clip(1.05 * sine, -1, 32767 / 32768), "one": sine}
+    paths = [write(tmp_path / f"{name}.wav", x, subtype="FLOAT") for name, x in sounds.items()]
+    loud, clipped, one = opensmile_features(clips_named(*map(str, paths)), print)
+    np.testing.assert_array_equal(loud, clipped)
+    quieter = write(tmp_path / "quieter.wav", sine * (32767 / 32768), subtype="FLOAT")
+    (expected,) = opensmile_features(clips_named(str(quieter)), print)
+    assert np.mean(np.abs(one - expected) > 0.5 * np.abs(expected)) < 0.05
+
+
+def test_a_clip_too_short_for_opensmile_is_left_out_by_name(tmp_path):
+    pytest.importorskip("opensmile", reason="the extra 'hybrid' is not installed")
+    long, short = (write(tmp_path / f"{s}.wav", voice(0, seconds=s)) for s in (0.5, 0.01))
+    errors = {}
+    clips = [Clip(Segment(str(path), path), 0.0, s) for path, s in ((long, 0.5), (short, 0.01))]
+    features = opensmile_features(clips, errors.__setitem__)
+    np.testing.assert_array_equal(np.isnan(features).all(axis=1), [False, True])
+    assert errors == {str(short): f"{short}: too short for the ComParE 2016 features"}
 
 
 @pytest.mark.parametrize(

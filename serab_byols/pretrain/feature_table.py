@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +19,15 @@ from serab_byols.pretrain.crops import N_DECODING_THREADS, Clip, OnError
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
+_LARGEST_SAMPLE = 32767 / 32768
+"""openSMILE takes 16-bit integers, and opensmile's conversion makes larger samples negative."""
+
 
 def opensmile_features(clips: Sequence[Clip], on_error: OnError) -> np.ndarray:
-    """ComParE 2016 functionals (n_clips, 6373); NaN, and a call of ``on_error``, for clips without."""
+    """ComParE 2016 functionals (n_clips, 6373) of whole clips.
+
+    NaN, and a call of ``on_error``, for clips that cannot be decoded or are shorter than its frames.
+    """
     try:
         import opensmile
     except ImportError as error:
@@ -29,12 +36,16 @@ def opensmile_features(clips: Sequence[Clip], on_error: OnError) -> np.ndarray:
 
     def functionals(clip: Clip) -> np.ndarray | str:
         try:
-            return smile.process_signal(clip.read(clip.start_s, clip.end_s), SAMPLE_RATE_HZ).to_numpy()[0]
+            samples = np.clip(clip.read(clip.start_s, clip.end_s), -1.0, _LARGEST_SAMPLE)
         except AudioFileError as error:
             return str(error)
+        values = smile.process_signal(samples, SAMPLE_RATE_HZ).to_numpy()[0]
+        is_too_short = bool(np.isnan(values).all())
+        return f"{clip.segment.file}: too short for the ComParE 2016 features" if is_too_short else values
 
     features = np.full((len(clips), len(smile.feature_names)), np.nan)
-    with ThreadPoolExecutor(N_DECODING_THREADS) as threads:
+    with ThreadPoolExecutor(N_DECODING_THREADS) as threads, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Segment too short", UserWarning)  # said of the clip, by name
         results = threads.map(functionals, clips)
         for row, result in enumerate(tqdm(results, "openSMILE", len(clips), unit="clip", disable=None)):
             if isinstance(result, str):
