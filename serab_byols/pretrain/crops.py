@@ -23,6 +23,7 @@ from serab_byols.corpus.segments import Segment
 from serab_byols.errors import AudioFileError, InvalidInputError
 from serab_byols.frontend import SAMPLE_RATE_HZ
 from serab_byols.pretrain.distributed import Share
+from serab_byols.pretrain.progress import SILENT, Progress
 
 N_DECODING_THREADS = 2
 BATCHES_AHEAD = 4
@@ -54,17 +55,22 @@ class Clip:
             return audio.read(SAMPLE_RATE_HZ)
 
 
-def find_clips(inputs: Sequence[str], on_error: OnError) -> list[Clip]:
+def find_clips(inputs: Sequence[str], on_error: OnError, progress: Progress | None = None) -> list[Clip]:
     """Clips of files, folders and CSV lists, going by the files' headers.
 
-    What is given several times is drawn from as often.
+    What is given several times is drawn from as often. ``progress`` counts the files.
 
     Raises:
         InvalidInputError: a list that cannot be read, or not a single readable clip.
     """
+    progress = progress or SILENT.track("audio files", None, "file")
     segments = find_segments(inputs)
+    progress.set_total(len(segments))
+    opened = []
     with ThreadPoolExecutor(N_DECODING_THREADS) as threads:
-        opened = list(threads.map(_open_clip, segments))
+        for clip in threads.map(_open_clip, segments):
+            opened.append(clip)
+            progress.update()
     for segment, clip in zip(segments, opened):
         if isinstance(clip, str):
             on_error(segment.file, clip)

@@ -16,6 +16,7 @@ from serab_byols.pretrain.byol import Head
 from serab_byols.pretrain.crops import Clip, OnError
 from serab_byols.pretrain.distributed import averaged, to_float32
 from serab_byols.pretrain.feature_table import opensmile_features, table_features
+from serab_byols.pretrain.progress import SILENT, Reporting
 from serab_byols.pretrain.running_norm import RunningScale
 
 COMPARE_2016 = "compare2016"
@@ -87,7 +88,9 @@ class CropStatistics(nn.Module):
 Features = ClipFeatures | CropStatistics
 
 
-def load_features(source: str, clips: Sequence[Clip], on_error: OnError) -> Features:
+def load_features(
+    source: str, clips: Sequence[Clip], on_error: OnError, reporting: Reporting = SILENT
+) -> Features:
     """The features to predict, of every crop or of every clip.
 
     Args:
@@ -97,6 +100,7 @@ def load_features(source: str, clips: Sequence[Clip], on_error: OnError) -> Feat
             ``end``, which is ignored, and numbers in all other columns.
         clips: of the corpus.
         on_error: called for clips without features, which are then used without them.
+        reporting: told how far openSMILE is.
 
     Raises:
         InvalidInputError: a table that cannot be read, or has no such column, a value that is no number,
@@ -106,7 +110,7 @@ def load_features(source: str, clips: Sequence[Clip], on_error: OnError) -> Feat
     if source == LOG_MEL_STATISTICS:
         return CropStatistics()
     if source == COMPARE_2016:
-        return ClipFeatures(opensmile_features(clips, on_error))
+        return ClipFeatures(opensmile_features(clips, on_error, reporting))
     return ClipFeatures(table_features(Path(source), clips, on_error))
 
 
