@@ -493,7 +493,7 @@ def test_list_for_people(bundle: Callable[..., Path], capsys: pytest.CaptureFixt
         ["NAME", "ENCODER", "D", "MB", "MEAN,STD", "LICENCE", "WHERE"],
         [DEFAULT_NAME, "default", "9", f"{path.stat().st_size / 1e6:.1f}", "clip", "-", str(path)],
         [
-            *"byols-audiontt-2048 default 2048 21.3 clip MIT".split(),
+            *("byols-audiontt-2048", "default", "2048", "21.3", "clip", "MIT"),
             f"serab-byols download {PUBLISHED[0].name}",
         ],
     ]

@@ -65,9 +65,8 @@ class Progress:
         now_s = time.monotonic()
         if self._on_line is not None and now_s - self._said_s >= LINE_EVERY_S:
             self._said_s = now_s
-            self._on_line(
-                ", ".join([self._line(now_s), *(f"{name} {value}" for name, value in numbers.items())])
-            )
+            beside = "".join(f", {name} {value}" for name, value in numbers.items())
+            self._on_line(self._line(now_s) + beside)
 
     def _line(self, now_s: float) -> str:
         if self._total is None:
@@ -108,9 +107,8 @@ def is_started_by_another() -> bool:
 
     The environment says so before Lightning is imported.
     """
-    return any(
-        os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID")
-    )
+    ranks = ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID")
+    return any(os.environ.get(name, "0") != "0" for name in ranks)
 
 
 def duration(seconds: float) -> str:

@@ -47,6 +47,8 @@ def plot_loss(log: Path, picture: Path) -> None:
     shown = names if len(names) > 2 else names[:1]
     marker = "o" if len(parts) == 1 else None  # of one point there is no line
     figure = _figure(2, 1, 8, 6)
+    from matplotlib.ticker import MaxNLocator
+
     figure.suptitle(f"Pretraining of {log.name.removesuffix('.log.csv')}, {len(rows)} steps")
     above, below = figure.axes
     for name in shown:
@@ -61,7 +63,7 @@ def plot_loss(log: Path, picture: Path) -> None:
     below.set_xlabel("step (each point a mean of several)" if len(rows) > MAX_POINTS else "step")
     below.ticklabel_format(useOffset=False, style="plain")
     for axes in figure.axes:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.grid(alpha=0.3)
     figure.savefig(picture, dpi=120, format="png")
@@ -107,7 +109,7 @@ def plot_first_views(
     columns = {title: images[:n_rows].numpy() for title, images in columns.items()}
     low, high = np.percentile(np.concatenate([images.ravel() for images in columns.values()]), (1, 99))
     figure = _figure(n_rows, len(columns), 3.2 * len(columns) + 1.2, 1.8 * n_rows + 1)
-    figure.suptitle(f"What the encoder sees of the first crops of {config.crop_s:g} s")
+    figure.suptitle(f"The first crops of {config.crop_s:g} s, and the views that the encoder sees")
     grid = np.array(figure.axes).reshape(n_rows, len(columns))
     for row in range(n_rows):
         for axes, (title, images) in zip(grid[row], columns.items()):
