@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,9 +100,8 @@ def pretrain(
         DivergedError: the loss became infinite or NaN.
     """
     config, machine, outputs = config or PretrainConfig(), machine or Machine(), Outputs(Path(output))
-    reporting = SILENT if is_started_by_another() else Reporting(on_message, machine.bar)
     # The bar comes before the import of Lightning, which takes seconds.
-    with reporting.track("audio files", None, "file") as listing:
+    with _first_reporting(on_message, machine).track("audio files", None, "file") as listing:
         return _pretrain(
             inputs,
             outputs,
@@ -114,7 +114,7 @@ def pretrain(
             epochs=epochs,
             restart=restart,
             listing=listing,
-            reporting=reporting,
+            on_message=on_message,
         )
 
 
@@ -132,7 +132,7 @@ def _pretrain(
     epochs: float | None,
     restart: bool,
     listing: Progress,
-    reporting: Reporting,
+    on_message: Callable[[str], None],
 ) -> Result:
     """As :func:`pretrain`; ``listing`` is the progress of looking at the audio files."""
     fabric = create_fabric(machine)
@@ -149,7 +149,9 @@ def _pretrain(
     )
     models = _Models(load_model(teacher) if teacher else None, load_model(init) if init else None)
     config = _complete(config, clips, models.init, epochs)
-    targets = load_features(features, clips, note_bad, reporting) if features else None
+    targets = (
+        load_features(features, clips, note_bad, _first_reporting(on_message, machine)) if features else None
+    )
     identity = _identity(config, clips, models, targets)
     resumes = outputs.training.exists() and not restart
     saved = read_training(outputs.training, identity) if resumes else None
@@ -157,7 +159,7 @@ def _pretrain(
     # Of several processes, Lightning starts the others with the same command, and they come this far too.
     fabric.launch()
     is_main = fabric.is_global_zero
-    reporting = reporting if is_main else SILENT
+    reporting = Reporting(on_message, machine.bar) if is_main else SILENT
 
     def on_error(name: str, reason: str) -> None:
         note_bad(name, reason)
@@ -199,6 +201,11 @@ def _pretrain(
     return Result(outputs.weights, config.encoder, step, config.steps, interrupted, bad_files, is_main)
 
 
+def _first_reporting(on_message: Callable[[str], None], machine: Machine) -> Reporting:
+    """Until Lightning knows which process reports."""
+    return SILENT if is_started_by_another() else Reporting(on_message, machine.bar)
+
+
 class _Models(NamedTuple):
     """Checkpoints that a training uses."""
 
@@ -207,7 +214,7 @@ class _Models(NamedTuple):
 
 
 def _complete(
-    config: PretrainConfig, clips: list[Clip], init: ByolsModel | None, epochs: float | None
+    config: PretrainConfig, clips: list[Clip], init: ByolsModel | None, epochs: Any
 ) -> PretrainConfig:
     """The config with what the initial weights and the length of the corpus decide."""
     if init is not None:
@@ -218,10 +225,10 @@ def _complete(
             statistics=config.statistics or init.statistics,
         )
     if epochs is not None:
-        if not 0 < epochs < float("inf"):
-            raise InvalidInputError(f"epochs must be a positive number, got {epochs}")
+        if not isinstance(epochs, Real) or not 0 < epochs < float("inf"):
+            raise InvalidInputError(f"epochs must be a positive number, got {epochs!r}")
         crops = Crops(clips, config.n_samples, config.batch_size, config.seed)
-        config = replace(config, steps=max(1, round(epochs * crops.steps_per_epoch)))
+        config = replace(config, steps=max(1, round(float(epochs) * crops.steps_per_epoch)))
     return config
 
 

@@ -37,7 +37,7 @@ def _figure(n_rows: int, n_columns: int, width: float, height: float) -> Figure:
     return figure
 
 
-def plot_loss(log: Path, picture: Path) -> None:
+def plot_loss(log: Path, picture: Path) -> Figure:
     """Loss (with its parts) and spread of the embeddings over the steps of a CSV log, as PNG."""
     rows = np.genfromtxt(log, delimiter=",", names=True, ndmin=1)
     names = [name for name in rows.dtype.names or () if name not in ("step", "spread", "lr", "crops_per_s")]
@@ -67,6 +67,7 @@ def plot_loss(log: Path, picture: Path) -> None:
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.grid(alpha=0.3)
     figure.savefig(picture, dpi=120, format="png")
+    return figure
 
 
 def _logarithmic_with_plain_numbers(axes: Axes, values: np.ndarray) -> None:
@@ -86,7 +87,7 @@ def _logarithmic_with_plain_numbers(axes: Axes, values: np.ndarray) -> None:
 
 def plot_first_views(
     config: PretrainConfig, reader: CropReader, picture: Path, reporting: Reporting = SILENT
-) -> None:
+) -> Figure:
     """What the network would see of the first crops, were there statistics and crops to mix with; as PNG.
 
     At most eight crops are drawn. Colours are standard deviations of the log-mel, the same for all.
@@ -133,3 +134,4 @@ def plot_first_views(
     bar.set_label("log-mel (standard deviations from the mean)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     figure.savefig(picture, dpi=110, format="png")
+    return figure

@@ -106,8 +106,8 @@ def quicker(
         ways.append("--precision bf16-mixed, which this machine computes in hardware")
     if waiting > _MUCH_WAITING:
         ways.append(
-            f"a larger --cache-gb than {machine.cache_gb:g} or files that decode faster ({waiting:.0%} of the "
-            "time is waiting for audio)"
+            f"a larger --cache-gb than {machine.cache_gb:g} or files that decode faster ({waiting:.0%} of "
+            "the time is waiting for audio)"
         )
     return ways
 
