@@ -219,6 +219,8 @@ def test_the_loss_curve_has_plain_numbers_and_a_title(tmp_path, losses):
     above, below = figure.axes
     for axis in (above.xaxis, above.yaxis, below.xaxis, below.yaxis):
         assert axis.get_offset_text().get_text() == ""
-        assert all(label.get_text().lstrip("-").replace(".", "").isdigit() for label in axis.get_ticklabels())
+        assert all(
+            label.get_text().lstrip("-\u2212").replace(".", "").isdigit() for label in axis.get_ticklabels()
+        )
     assert len(above.yaxis.get_ticklabels()) >= 2
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -189,15 +189,20 @@ def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
         raise InvalidInputError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
 
 
-def _whole_number(name: str, value: object, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
+def is_number(value: object, kind: type) -> bool:
+    """Whether it is an ``Integral`` or a ``Real``; truth values are neither here."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _whole_number(name: str, value: Any, low: int, high: int) -> int:
+    if not is_number(value, Integral):
         raise InvalidInputError(f"{name} must be a whole number, got {value!r}")
     _check_range(name, int(value), low, high)
     return int(value)
 
 
-def _number(name: str, value: object, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if not is_number(value, Real):
         raise InvalidInputError(f"{name} must be a number, got {value!r}")
     _check_range(name, value, low, high)
     return float(value)

@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from serab_byols.errors import InvalidInputError, missing_extra
+from serab_byols.pretrain.config import is_number
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -49,14 +50,14 @@ class Machine:
     def __post_init__(self) -> None:
         for name, least in (("devices", 1), ("n_nodes", 1), ("checkpoint_steps", 1)):
             count: Any = getattr(self, name)
-            if isinstance(count, bool) or not isinstance(count, Integral):
+            if not is_number(count, Integral):
                 raise InvalidInputError(f"{name} must be a whole number, got {count!r}")
             if count < least and (name, count) != ("devices", -1):
                 all_of_them = ", or -1 for all" if name == "devices" else ""
                 raise InvalidInputError(f"{name} must be at least {least}{all_of_them}, got {count}")
         for name, most in (("cache_gb", 1e6), ("max_minutes", math.inf)):
             value: Any = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= most:
+            if not is_number(value, Real) or not 0 <= value <= most:
                 limit = "" if most == math.inf else f" and at most {most:g}"
                 raise InvalidInputError(f"{name} must be a number of at least 0{limit}, got {value!r}")
         for name, choices in (("strategy", STRATEGIES), ("precision", PRECISIONS)):

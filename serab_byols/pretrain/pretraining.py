@@ -17,7 +17,7 @@ from serab_byols.encoders import create_encoder
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import create_frontend
 from serab_byols.model import ByolsModel
-from serab_byols.pretrain.config import PretrainConfig
+from serab_byols.pretrain.config import PretrainConfig, is_number
 from serab_byols.pretrain.crops import Clip, CropReader, Crops, find_clips, fingerprint
 from serab_byols.pretrain.hybrid import Features, load_features
 from serab_byols.pretrain.loop import train
@@ -225,7 +225,7 @@ def _complete(
             statistics=config.statistics or init.statistics,
         )
     if epochs is not None:
-        if not isinstance(epochs, Real) or not 0 < epochs < float("inf"):
+        if not is_number(epochs, Real) or not 0 < epochs < float("inf"):
             raise InvalidInputError(f"epochs must be a positive number, got {epochs!r}")
         crops = Crops(clips, config.n_samples, config.batch_size, config.seed)
         config = replace(config, steps=max(1, round(float(epochs) * crops.steps_per_epoch)))
