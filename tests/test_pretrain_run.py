@@ -213,6 +213,28 @@ def test_every_encoder_trains_stops_resumes_and_loads(name, folder, weights):
     assert torch.isfinite(serab_byols.get_scene_embeddings([torch.zeros(16000)], model)).all()
 
 
+@pytest.fixture(scope="module")
+def forks():
+    """Grows when this process is forked; what starts another program is no fork."""
+    happened = []
+    os.register_at_fork(before=lambda: happened.append("fork"))
+    return happened
+
+
+@pytest.mark.parametrize("hybrid", ["log-mel-statistics", "compare2016"])
+def test_nothing_forks_after_torch_has_used_threads(folder, weights, forks, hybrid):
+    """A forked process would hang; what reads and decodes files beside the training are threads."""
+    if hybrid == "compare2016":
+        pytest.importorskip("opensmile", reason="the extra 'hybrid' is not installed")
+    torch.set_num_threads(2)
+    torch.randn(300, 300) @ torch.randn(300, 300)
+    before = len(forks)
+    options = ["--hybrid", hybrid, "--views", str(weights.with_suffix(".png")), "--steps", "2"]
+    assert train(folder, weights, *options) == EXIT_OK
+    serab_byols.embed_file(folder / "1.wav", serab_byols.load_model(weights))
+    assert len(forks) == before
+
+
 def test_learning_lowers_the_loss(folder, weights):
     config = PretrainConfig(encoder_config={"d": 8}, crop_s=0.3, batch_size=8, steps=40, lr=1e-3)
     assert pretrain([str(folder)], weights, config, on_message=quiet).finished
