@@ -211,8 +211,9 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
 def _check_range(name: str, value: Any, low: float, high: float) -> None:
     if low <= value <= high:  # NaN is in no range
         return
-    least = "above 0" if low == _POSITIVE else f"at least {low:g}"
-    limits = least if high in (_INT64_MAX, _FLOAT32_MAX) else f"{least} and at most {high:g}"
+    limits = "above 0" if low == _POSITIVE else f"at least {low:g}"
+    if value > high or high not in (_INT64_MAX, _FLOAT32_MAX):  # limits of the types, else not worth a word
+        limits += f" and at most {high:g}"
     raise InvalidInputError(f"{name} must be {limits}, got {value}")
 
 
