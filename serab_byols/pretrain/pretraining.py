@@ -18,7 +18,7 @@ from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import create_frontend
 from serab_byols.model import ByolsModel
 from serab_byols.pretrain.config import PretrainConfig, is_number
-from serab_byols.pretrain.crops import Clip, CropReader, Crops, find_clips, fingerprint
+from serab_byols.pretrain.crops import LISTING, Clip, CropReader, Crops, find_clips, fingerprint
 from serab_byols.pretrain.hybrid import Features, load_features
 from serab_byols.pretrain.loop import train
 from serab_byols.pretrain.machine import Machine, create_fabric, quiet_lightning
@@ -101,7 +101,7 @@ def pretrain(
     """
     config, machine, outputs = config or PretrainConfig(), machine or Machine(), Outputs(Path(output))
     # The bar comes before the import of Lightning, which takes seconds.
-    with _first_reporting(on_message, machine).track("audio files", None, "file") as listing:
+    with _first_reporting(on_message, machine).track(LISTING, None, "file") as listing:
         return _pretrain(
             inputs,
             outputs,
@@ -134,24 +134,22 @@ def _pretrain(
     listing: Progress,
     on_message: Callable[[str], None],
 ) -> Result:
-    """As :func:`pretrain`; ``listing`` is the progress of looking at the audio files."""
+    """As :func:`pretrain`; ``listing`` is the progress of finding the audio files."""
     fabric = create_fabric(machine)
     bad_files: list[tuple[str, str]] = []
 
     def note_bad(name: str, reason: str) -> None:
         bad_files.append((name, reason))
 
-    clips = find_clips(inputs, note_bad, listing)
-    listing.close()
+    reporting = _first_reporting(on_message, machine)
+    clips = find_clips(inputs, note_bad, reporting, listing)
     read = [*inputs, *(clip.segment.path for clip in clips), teacher, init, features]
     check_not_an_input(
         [*vars(outputs).values(), Path(views) if views else None], [path for path in read if path]
     )
     models = _Models(load_model(teacher) if teacher else None, load_model(init) if init else None)
     config = _complete(config, clips, models.init, epochs)
-    targets = (
-        load_features(features, clips, note_bad, _first_reporting(on_message, machine)) if features else None
-    )
+    targets = load_features(features, clips, note_bad, reporting) if features else None
     identity = _identity(config, clips, models, targets)
     resumes = outputs.training.exists() and not restart
     saved = read_training(outputs.training, identity) if resumes else None

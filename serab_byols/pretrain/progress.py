@@ -51,11 +51,6 @@ class Progress:
         """End the bar; another call does nothing."""
         self._bar.close()
 
-    def set_total(self, total: int) -> None:
-        """Say how many units there are in all, once it is known."""
-        self._total = self._bar.total = total
-        self._bar.refresh()
-
     def update(self, **numbers: str) -> None:
         """One more unit is done; ``numbers`` are shown beside."""
         self._done += 1
