@@ -1,9 +1,10 @@
 """Train a classifier end to end, from waveforms through the front end and the encoder, fold by fold.
 
-    python examples/finetune.py clips.csv --model weights.safetensors --task emotions
+    python examples/finetune.py clips.csv --model weights.safetensors --task emotions --save tuned.safetensors
 
 The manifest is that of ``serab-byols probe`` (docs/probe.md), and so are the folds; the probe of the frozen
-embeddings is printed beside. docs/finetuning.md says why it is done as it is. Needs the extra ``probe``.
+embeddings is printed beside. --save trains on all clips in the end and writes the model for
+serab_byols.load_model. docs/finetuning.md says why it is done as it is. Needs the extra ``probe``.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import copy
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import serab_byols
+from serab_byols.atomic_write import check_not_an_input
+from serab_byols.checkpoint import read_checkpoint
 from serab_byols.corpus.decoding import AudioClip
+from serab_byols.errors import InvalidInputError, SerabByolsError
 from serab_byols.probe import probe
 from serab_byols.probe.manifest import Task, encoded, in_order, read_manifest
 from serab_byols.probe.splitting import make_plan
@@ -197,16 +202,45 @@ def load_clips(task: Task, rate_hz: int, longest_s: float) -> torch.Tensor:
     return nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
 
 
+def check_output(path: Path, manifest: str, model: str, task: Task) -> None:
+    """Refuse, before the training, what could not be written after it or would replace what is read."""
+    if path.suffix != ".safetensors":
+        raise InvalidInputError(f"--save takes a name ending in .safetensors, got {path}")
+    if not path.resolve().parent.is_dir():
+        raise InvalidInputError(f"--save {path}: that folder does not exist")
+    weights = read_checkpoint(model).path
+    check_not_an_input([path], [manifest, weights, *(segment.path for segment in task.segments)])
+
+
+def save(classifier: Classifier, path: Path, task: Task, settings: Settings) -> None:
+    """Write the model without the head, with what a person who finds the file would ask."""
+    facts = {
+        "method": "fine-tuned end to end as a classifier, by examples/finetune.py",
+        "task": task.name,
+        "labels": in_order(task.labels),
+        "clips": len(task.labels),
+        "settings": asdict(settings),
+        "began_with": classifier.model.source,
+    }
+    serab_byols.save_checkpoint(classifier.model, path, training_facts=facts)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("manifest", help="CSV file with the columns path, label and fold")
     parser.add_argument("--model", default="", help="checkpoint (default: the bundled weights)")
     parser.add_argument("--task", help="needed if the manifest has several")
-    parser.add_argument("--folds", type=int, help="only the first so many")
+    parser.add_argument("--folds", type=int, help="only the first so many (0: none)")
     parser.add_argument("--epochs", type=int, default=Settings.epochs)
     parser.add_argument("--encoder-lr", type=float, default=Settings.encoder_lr)
     parser.add_argument(
         "--longest", type=float, default=5.0, metavar="S", help="cut clips to this many seconds"
+    )
+    parser.add_argument(
+        "--save",
+        type=Path,
+        metavar="FILE",
+        help="after the folds, train on all clips and write the model here (.safetensors), for load_model",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
@@ -216,6 +250,11 @@ def main() -> int:
     if len(tasks) > 1:
         parser.error(f"choose a --task: {', '.join(task.name for task in tasks)}")
     (task,) = tasks
+    if options.save is not None:
+        try:
+            check_output(options.save, options.manifest, options.model, task)
+        except SerabByolsError as error:
+            parser.error(str(error))
     model = serab_byols.load_model(options.model, device=options.device)
     (frozen,) = probe(options.manifest, [model], tasks=[task.name])
     clips = load_clips(task, model.sample_rate, options.longest)
@@ -225,18 +264,22 @@ def main() -> int:
     def show(epoch: int, loss: float) -> None:
         print(f"\repoch {epoch + 1}/{settings.epochs}, loss {loss:.3f} ", end="", file=sys.stderr, flush=True)
 
+    n_labels = len(in_order(task.labels))
     print(f"{task.name}: accuracy of the frozen probe and of fine-tuning")
     n_right = n_right_frozen = n_tested = 0
     for split, of_frozen in list(zip(make_plan(task).splits, frozen.folds))[: options.folds]:
         train, test = torch.from_numpy(split.train), torch.from_numpy(split.test)
-        n_labels = len(in_order(task.labels))
         classifier = finetune(model, clips[train], labels[train], n_labels, settings, show)
         right = int((predict(classifier, clips[test]) == labels[test]).sum())
         print(f"\rfold {split.name}: {of_frozen.accuracy:.3f}  {right / len(test):.3f}", flush=True)
         n_right += right
         n_right_frozen += round(of_frozen.accuracy * len(test))
         n_tested += len(test)
-    print(f"together: {n_right_frozen / n_tested:.3f}  {n_right / n_tested:.3f}")
+    if n_tested:
+        print(f"together: {n_right_frozen / n_tested:.3f}  {n_right / n_tested:.3f}")
+    if options.save is not None:
+        save(finetune(model, clips, labels, n_labels, settings, show), options.save, task, settings)
+        print(f"\r{options.save}: fine-tuned on all {len(clips)} clips")
     return 0
 
 

@@ -1,8 +1,8 @@
 """Log-mel front ends: waveform (B, n) to log-mel spectrogram (B, 64, T), T = 1 + floor(n / 160).
 
-The recipe (BYOL-A, arXiv 2103.06695, section IV, with the band limits of BYOL-S, arXiv 2110.03414):
-16 kHz, windows of 25 ms every 10 ms, FFT of 1024, 64 triangular HTK-mel bands from 60 to 7800 Hz,
-natural logarithm of the power. Three implementations agree on it:
+The recipe is that of BYOL-S (arXiv 2110.03414): 16 kHz, windows of 25 ms every 10 ms, FFT of 1024, 64
+triangular HTK-mel bands from 60 to 7800 Hz, natural logarithm of the power. All but the window is that of
+BYOL-A (arXiv 2103.06695), whose windows have 64 ms. Three implementations agree on it:
 
 * ``"torch"`` (default): ``torch.fft``; needs nothing but torch.
 * ``"nnaudio"``: the STFT as a convolution, for targets to which an FFT cannot be exported.
@@ -57,10 +57,15 @@ _BLOCK_COLUMNS = 800
 """Columns per FFT call: their spectrum, 3 MB, stays in the cache, and memory is bounded for any clip."""
 
 
+def mel_edges_hz() -> np.ndarray:
+    """Frequencies (66,), equally spaced in mel; band k rises from k, peaks at k + 1, falls to k + 2."""
+    lowest, highest = 2595.0 * np.log10(1.0 + np.array([F_MIN_HZ, F_MAX_HZ]) / 700.0)
+    return 700.0 * (10.0 ** (np.linspace(lowest, highest, N_MELS + 2) / 2595.0) - 1.0)
+
+
 def mel_filterbank() -> np.ndarray:
     """Triangular mel filters, float64 (513 frequency bins, 64 mels), peak 1, no area normalisation."""
-    lowest, highest = 2595.0 * np.log10(1.0 + np.array([F_MIN_HZ, F_MAX_HZ]) / 700.0)
-    edges_hz = 700.0 * (10.0 ** (np.linspace(lowest, highest, N_MELS + 2) / 2595.0) - 1.0)
+    edges_hz = mel_edges_hz()
     bins_hz = np.linspace(0.0, SAMPLE_RATE_HZ / 2, N_FFT // 2 + 1)[:, None]
     left, centre, right = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
     rising = (bins_hz - left) / (centre - left)

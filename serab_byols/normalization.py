@@ -8,7 +8,8 @@ The rules, by name:
 * ``"hear2021"``: as ``"batch"``, but timestamp statistics are divided by the number of frames of
   the call, which reproduces the timestamp embeddings of the HEAR 2021 submission;
 * ``(mean, std)``: fixed numbers;
-* ``"auto"``: the numbers stored with the weights, or ``"clip"`` where there are none.
+* ``"auto"``: the numbers stored with the weights or, for published weights loaded by name, recommended
+  for them; ``"clip"`` where there are none.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ import torch
 from parity_data import ROOT
 from sounds import tone, voice, write
 
+import serab_byols
+
 pytest.importorskip("sklearn")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -86,18 +88,63 @@ def test_mixing_keeps_the_clip_in_front_and_the_targets_a_distribution(example):
     assert (correlation > 0.6).all()
 
 
-def test_the_script_prints_both_scores(example, tiny_checkpoint, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def run(example, tiny_checkpoint, tmp_path, monkeypatch):
+    """Runs the script on twelve short clips, as from a shell."""
     rows = ["path,label,fold"]
     clips, labels = clips_and_labels(12)
     for i, (clip, label) in enumerate(zip(clips, labels)):
         write(tmp_path / f"{i}.wav", clip.numpy()[: RATE_HZ // 4 + 100 * i])
         rows.append(f"{i}.wav,{'ab'[label]},{i // 6}")
     (tmp_path / "clips.csv").write_text("\n".join(rows))
-    arguments = [SCRIPT, tmp_path / "clips.csv", "--model", tiny_checkpoint, "--epochs", "1", "--folds", "1"]
-    monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
-    assert example.main() == 0
+
+    def run(*options):
+        arguments = [SCRIPT, tmp_path / "clips.csv", "--model", tiny_checkpoint, "--epochs", "1", *options]
+        monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+        return example.main()
+
+    return run
+
+
+def test_the_script_prints_both_scores(run, capsys):
+    assert run("--folds", "1") == 0
     lines = capsys.readouterr().out.split("\n")
     assert lines[0] == "clips: accuracy of the frozen probe and of fine-tuning"
     assert lines[1].startswith("\rfold 0: ")
     assert lines[1].split()[-2:] == lines[2].split()[-2:]  # of one fold
     assert all(0 <= float(score) <= 1 for score in lines[2].split()[-2:])
+
+
+def test_the_script_saves_a_model_that_can_be_loaded(run, tiny_model, tmp_path, capsys):
+    path = tmp_path / "tuned.safetensors"
+    assert run("--folds", "0", "--save", path) == 0
+    assert f"{path}: fine-tuned on all 12 clips" in capsys.readouterr().out
+    model = serab_byols.load_model(path)
+    assert model.embedding_size == tiny_model.embedding_size
+    assert not torch.equal(model.encoder.fc[0].weight, tiny_model.encoder.fc[0].weight)
+    facts = model.training_facts
+    assert (facts["task"], facts["labels"], facts["clips"]) == ("clips", ["a", "b"], 12)
+    assert facts["settings"]["epochs"] == 1
+    clip = torch.from_numpy(voice(3, 0.5))
+    embedding = serab_byols.get_scene_embeddings([clip], model)[0]
+    torch.testing.assert_close(embedding, model(clip[None])[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tuned.pth", "ending in .safetensors"),
+        ("none/tuned.safetensors", "does not exist"),
+        ("input.safetensors", "is also an input"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_before_the_training(
+    run, tiny_checkpoint, tmp_path, capsys, name, message
+):
+    before = tiny_checkpoint.read_bytes()
+    (tmp_path / "input.safetensors").symlink_to(tiny_checkpoint)
+    with pytest.raises(SystemExit):
+        run("--save", tmp_path / name)
+    assert message in capsys.readouterr().err
+    assert tiny_checkpoint.read_bytes() == before
+    assert not (tmp_path / "tuned.pth").exists()

@@ -42,6 +42,7 @@ from serab_byols.checkpoint.weights_cache import cache_folder, find_or_download,
 from serab_byols.cli import main
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK
 from serab_byols.errors import CheckpointError, CheckpointNotFoundError, DownloadError, InvalidInputError
+from serab_byols.normalization import Statistics
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread", "lost_connections"),
@@ -147,8 +148,8 @@ def test_the_published_file_is_verified_and_loaded(work: Path) -> None:
     shutil.copy(PUBLISHED_512, folder)
     model = load_model("byols-audiontt-512", "default", offline=True)
     assert (model.embedding_size, model.source) == (512, PUBLISHED_512.name)
-    audio = torch.rand(1, 8000) - 0.5
-    torch.testing.assert_close(model(audio), load_model(PUBLISHED_512)(audio), rtol=0, atol=0)
+    audio, as_recommended = torch.rand(1, 8000) - 0.5, load_model(PUBLISHED_512, normalization=(-6, 5))
+    torch.testing.assert_close(model(audio), as_recommended(audio), rtol=0, atol=0)
     data = bytearray(PUBLISHED_512.read_bytes())
     data[-1] ^= 1
     (folder / PUBLISHED_512.name).write_bytes(data)
@@ -173,6 +174,30 @@ def test_a_name_is_downloaded_once(server: Server, cached: Path) -> None:
     assert server.paths == [f"/{FILE_NAME}"]
     Path("new").touch()
     assert cached.stat().st_mode == Path("new").stat().st_mode
+
+
+def test_published_weights_have_statistics_by_name_and_none_by_path(
+    server: Server, cached: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load_model(NAME).resolved_normalization == "clip"  # nothing is recommended
+    recommended = replace(
+        registry.PUBLISHED[0], statistics=Statistics(-6.0, 5.0), statistics_source="a measurement"
+    )
+    monkeypatch.setattr(registry, "PUBLISHED", (recommended,))
+    model = load_model(NAME)
+    assert model.resolved_normalization == model.statistics == (-6.0, 5.0)
+    assert load_model(NAME, normalization="clip").resolved_normalization == "clip"
+    assert load_model(cached).resolved_normalization == "clip"
+    assert run(capsys, "convert", NAME, "out.safetensors")[0] == EXIT_OK
+    assert load_model("out.safetensors").statistics == (-6.0, 5.0)
+    assert "mean=-6.0, std=5.0" in run(capsys, "info", NAME)[1]
+
+
+def test_only_one_set_of_statistics_is_known_and_it_has_a_source() -> None:
+    known = {weights.name: weights.statistics for weights in PUBLISHED if weights.statistics is not None}
+    assert known == {"byols-audiontt-512": (-6.0, 5.0)}
+    for weights in PUBLISHED:
+        assert (weights.statistics is None) == (weights.statistics_source is None)
 
 
 def test_a_contradicting_encoder_is_refused_before_the_download(server: Server) -> None:
@@ -431,6 +456,7 @@ def test_list_for_programs(
         "encoder": "default",
         "embedding_size": 9,
         "bytes": path.stat().st_size,
+        "normalization": None,
         "licence": "CC0",
         "citation": "['odd']",
         "present": True,
@@ -438,7 +464,8 @@ def test_list_for_programs(
         "default": True,
     }
     facts = asdict(registry.PUBLISHED[0])
-    for key, field in {"bytes": "n_bytes", "file": "file_name"}.items():
+    renamed = {"normalization": "statistics", "normalization_source": "statistics_source"}
+    for key, field in {"bytes": "n_bytes", "file": "file_name", **renamed}.items():
         facts[key] = facts.pop(field)
     facts["url"] = f"{facts.pop('folder_url')}/{FILE_NAME}"
     absent = {**facts, "present": False, "path": None, "default": False}
@@ -461,13 +488,17 @@ def test_list_for_people(bundle: Callable[..., Path], capsys: pytest.CaptureFixt
     assert "damaged.safetensors" in err
     assert out.splitlines()[1].startswith(f"{DEFAULT_NAME} (default)  ")
     assert out.count("(default)") == 1
-    rows = [line.split(maxsplit=5) for line in out.replace(" (default)", "").splitlines()]
+    rows = [line.split(maxsplit=6) for line in out.replace(" (default)", "").splitlines()]
     assert rows[:3] == [
-        ["NAME", "ENCODER", "D", "MB", "LICENCE", "WHERE"],
-        [DEFAULT_NAME, "default", "9", f"{path.stat().st_size / 1e6:.1f}", "-", str(path)],
-        ["byols-audiontt-2048", "default", "2048", "21.3", "MIT", "serab-byols download byols-audiontt-2048"],
+        ["NAME", "ENCODER", "D", "MB", "MEAN,STD", "LICENCE", "WHERE"],
+        [DEFAULT_NAME, "default", "9", f"{path.stat().st_size / 1e6:.1f}", "clip", "-", str(path)],
+        [
+            *("byols-audiontt-2048", "default", "2048", "21.3", "clip", "MIT"),
+            f"serab-byols download {PUBLISHED[0].name}",
+        ],
     ]
-    assert rows[4][:5] == ["hybrid-byols-cvt-2048", "cvt", "2048", "?", "MIT"]
+    assert rows[4][:6] == ["hybrid-byols-cvt-2048", "cvt", "2048", "?", "clip", "MIT"]
+    assert rows[5][:6] == ["byols-audiontt-512", "default", "512", "2.4", "-6,5", "MIT"]
     assert len(rows) == 6
 
 

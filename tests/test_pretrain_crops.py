@@ -131,6 +131,20 @@ def test_a_list_gives_segments(folder):
     assert reader_of([clip]).read(0, 0.0)[1][0] == 4000 / 32768
 
 
+def test_segments_as_long_as_a_crop_are_the_crops(folder):
+    """So that features of clips, such as openSMILE's, are features of the very crops."""
+    rows = [f"c.wav,{start},{start + CROP / RATE}" for start in (0, 0.25, 0.5, 0.75)]
+    (folder / "list.csv").write_text("\n".join(["path,start,end", *rows]))
+    clips = clips_of(folder / "list.csv")
+    reader = reader_of(clips)
+    assert reader.crops.n_per_epoch == 4
+    for number, clip in enumerate(clips):
+        for position in (0.0, 0.99):
+            np.testing.assert_array_equal(
+                reader.read(number, position)[1], clip.read(clip.start_s, clip.end_s)
+            )
+
+
 def test_bad_files_are_reported_and_left_out(folder, tmp_path):
     (folder / "bad.wav").write_bytes(b"no audio at all")
     errors = {}

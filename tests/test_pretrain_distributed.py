@@ -146,16 +146,30 @@ def test_gpus_synchronise_by_torch_and_keep_parameters_and_buffers(device, kind)
     assert all(after[key] is value for key, value in before.items() if isinstance(value, torch.Tensor))
 
 
+TELLS_OF_FORKS = """
+import os, sys
+os.register_at_fork(before=lambda: print("forked", file=sys.stderr))
+from serab_byols.cli import main
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+
 def test_a_training_of_two_processes_is_that_of_one(tmp_path):
-    """Through Lightning: losses and weights agree, and it resumes."""
+    """Through Lightning: losses and weights agree, it resumes, and no process is forked.
+
+    A fork of a process in which torch has used threads hangs.
+    """
     for seed in range(4):
         write(tmp_path / f"{seed}.wav", voice(seed, seconds=1))
     command = ["pretrain", str(tmp_path), "--steps", "4", "--size", "4", *TINY, "--dropout", "0"]
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     assert main([*command, "-o", str(one)]) == 0
-    for options in (["--minutes", "0"], []):
+    script = tmp_path / "train.py"
+    script.write_text(TELLS_OF_FORKS)
+    for program, options in ((["-m", "serab_byols"], ["--minutes", "0"]), ([str(script)], [])):
         done = subprocess.run(
-            [sys.executable, "-m", "serab_byols", *command, "-o", str(two), "--devices", "2", *options],
+            [sys.executable, *program, *command, "-o", str(two), "--devices", "2", *options],
             check=True,
             capture_output=True,
             timeout=300,

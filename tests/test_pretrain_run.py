@@ -18,7 +18,7 @@ from serab_byols.cli import main
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from serab_byols.encoders import ENCODERS
 from serab_byols.errors import CheckpointError, DivergedError, InvalidInputError
-from serab_byols.pretrain import PretrainConfig, pretrain
+from serab_byols.pretrain import Machine, PretrainConfig, pretrain
 from serab_byols.pretrain.training_log import append_row, keep_rows_before
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -213,6 +213,28 @@ def test_every_encoder_trains_stops_resumes_and_loads(name, folder, weights):
     assert torch.isfinite(serab_byols.get_scene_embeddings([torch.zeros(16000)], model)).all()
 
 
+@pytest.fixture(scope="module")
+def forks():
+    """Grows when this process is forked; what starts another program is no fork."""
+    happened = []
+    os.register_at_fork(before=lambda: happened.append("fork"))
+    return happened
+
+
+@pytest.mark.parametrize("hybrid", ["log-mel-statistics", "compare2016"])
+def test_nothing_forks_after_torch_has_used_threads(folder, weights, forks, hybrid):
+    """A forked process would hang; what reads and decodes files beside the training are threads."""
+    if hybrid == "compare2016":
+        pytest.importorskip("opensmile", reason="the extra 'hybrid' is not installed")
+    torch.set_num_threads(2)
+    torch.randn(300, 300) @ torch.randn(300, 300)
+    before = len(forks)
+    options = ["--hybrid", hybrid, "--views", str(weights.with_suffix(".png")), "--steps", "2"]
+    assert train(folder, weights, *options) == EXIT_OK
+    serab_byols.embed_file(folder / "1.wav", serab_byols.load_model(weights))
+    assert len(forks) == before
+
+
 def test_learning_lowers_the_loss(folder, weights):
     config = PretrainConfig(encoder_config={"d": 8}, crop_s=0.3, batch_size=8, steps=40, lr=1e-3)
     assert pretrain([str(folder)], weights, config, on_message=quiet).finished
@@ -286,17 +308,44 @@ def test_resuming_with_other_options_is_refused(folder, weights):
         assert run(restart=True).step == 4
     finally:
         (folder / "new.wav").unlink()
-    weights.with_suffix(".training.ckpt").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match="damaged and cannot be resumed from; --restart"):
-        run()
+
+
+def test_a_training_checkpoint_that_is_none_is_refused(folder, weights):
+    """Damaged, a state of something else, or with parts that are not this network's."""
+
+    def run():
+        return pretrain([str(folder)], weights, SMALL, on_message=quiet)
+
+    run()
+    path = weights.with_suffix(".training.ckpt")
+    whole = torch.load(path, weights_only=True)
+    without = [{key: value for key, value in whole.items() if key != name} for name in whole]
+    network = dict(list(whole["network"].items())[1:])
+    odd = [{"step": -1}, {"step": "2"}, {"identity": {}}, {"network": network}, {"optimizer": {}}]
+    for state in ({}, [], 5, *without, *({**whole, **part} for part in odd)):
+        torch.save(state, path)
+        with pytest.raises(CheckpointError, match="damaged and cannot be resumed from; --restart"):
+            run()
+    for text in (b"damaged", b"{}", b""):
+        path.write_bytes(text)
+        with pytest.raises(CheckpointError, match="damaged and cannot be resumed from; --restart"):
+            run()
 
 
 def test_epochs_are_as_many_steps_as_they_take(folder, weights):
     result = pretrain([str(folder)], weights, SMALL, epochs=0.5, on_message=quiet)
     n_crops = sum(max(1, round((0.4 + 0.4 * seed) / 0.3)) for seed in range(5))
     assert result.n_steps == round(0.5 * (n_crops // 4))
-    with pytest.raises(InvalidInputError, match="epochs must be"):
-        pretrain([str(folder)], weights, SMALL, epochs=-1, on_message=quiet)
+    for epochs in (-1, float("nan"), "2"):
+        with pytest.raises(InvalidInputError, match="epochs must be"):
+            pretrain([str(folder)], weights, SMALL, epochs=epochs, on_message=quiet)
+
+
+@pytest.mark.parametrize("name", ["devices", "n_nodes", "checkpoint_steps", "cache_gb", "max_minutes"])
+def test_a_machine_has_numbers_that_make_sense(name):
+    for value in (float("nan"), -2, "1", None, True):
+        with pytest.raises(InvalidInputError, match=f"{name} must be"):
+            Machine(**{name: value})
 
 
 def test_collapse_is_warned_of(folder, weights, tmp_path, monkeypatch):
@@ -342,6 +391,13 @@ def test_bfloat16_trains_with_a_front_end_in_float32(finished, folder, weights, 
         (["--precision", "16-mixed"], "use bf16-mixed"),
         (["--accelerator", "abacus"], "Lightning cannot run this here"),
         (["--encoder-config", '{"colour": 1}'], "colour"),
+        (["--crop-s", "1e9"], "crop_s must be above 0 and at most 60"),
+        (["--seed", "-1"], "seed must be at least 0"),
+        (["--lr", "nan"], "lr must be above 0"),
+        (["--accelerator", "meta"], "Lightning cannot run this here"),
+        (["--cache-gb", "inf"], "cache_gb must be a number of at least 0"),
+        (["--minutes", "nan"], "max_minutes must be a number of at least 0"),
+        (["--epochs", "nan"], "epochs must be a positive number"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_at_once(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sounds import voice, write
+from sounds import tone, voice, write
 
 from serab_byols.corpus.log_mel_statistics import log_mel_statistics
 from serab_byols.corpus.segments import Segment
@@ -22,6 +22,7 @@ from serab_byols.pretrain.byol import Byol, Head, distance, relative_spread
 from serab_byols.pretrain.config import PretrainConfig
 from serab_byols.pretrain.crops import Clip
 from serab_byols.pretrain.distillation import Distillation, Teacher
+from serab_byols.pretrain.feature_table import opensmile_features
 from serab_byols.pretrain.hybrid import LARGEST_DEVIATION, ClipFeatures, CropStatistics, Hybrid, load_features
 from serab_byols.pretrain.network import PretrainNetwork
 from serab_byols.pretrain.running_norm import RunningScale
@@ -277,7 +278,26 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path, text, message):
         ({"seed": -1}, "seed must be at least 0"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"lr": float("nan")}, "lr must be"),
-        ({"ema_decay": 1.5}, "ema_decay must be from 0 to 1"),
+        ({"ema_decay": 1.5}, "ema_decay must be at least 0 and at most 1"),
+        ({"seed": 2**63}, "seed must be at least 0 and at most 9.2.*, got 9223372036854775808"),
+        ({"steps": 1.5}, "steps must be a whole number, got 1.5"),
+        ({"steps": True}, "steps must be a whole number, got True"),
+        ({"steps": 10**400}, "steps must be at least 1 and at most 9.2.*, got 1000"),
+        ({"batch_size": 10**9}, "batch_size must be at least 2 and at most 1e"),
+        ({"crop_s": 1e9}, "crop_s must be above 0 and at most 60, got 1000000000.0"),
+        ({"crop_s": "1"}, "crop_s must be a number, got '1'"),
+        ({"mixup_memory": 10**9}, "would take 24576 GB"),
+        ({"crop_virtual_time": 1e9}, "crop_virtual_time must be at least 1 and at most 100"),
+        ({"crop_scale": (0.5, math.nan)}, "crop_scale must be above 0 and at most 100, got nan"),
+        ({"crop_scale": (1, 2, 3)}, "two numbers"),
+        ({"crop_scale": 1.0}, "two numbers"),
+        ({"statistics": "clip"}, "two numbers"),
+        ({"statistics": (math.nan, 1)}, "finite mean"),
+        ({"dropout": 1.0}, "dropout must be"),
+        ({"post_norm": "no"}, "post_norm must be True or False"),
+        ({"encoder": ["cvt"]}, "unknown encoder"),
+        ({"encoder_config": 512}, "encoder_config must be a dict"),
+        ({"encoder_config": {"d": math.nan}}, "what JSON can hold"),
         ({"crop_scale": (1.5, 0.6)}, "crop_scale"),
         ({"crop_s": 0.05}, "too short for the encoder 'default'"),
         ({"byol_weight": 0}, "nothing to learn"),
@@ -288,6 +308,25 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path, text, message):
 def test_a_configuration_that_makes_no_sense_is_refused(change, message):
     with pytest.raises(InvalidInputError, match=message):
         PretrainConfig(**change)
+
+
+NUMBERS = [name for name, value in asdict(PretrainConfig()).items() if type(value) in (int, float)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "1", 1e39])
+def test_every_number_is_finite_and_a_number(value):
+    assert len(NUMBERS) == 20
+    for name in NUMBERS:
+        with pytest.raises(InvalidInputError, match=f"{name} must be"):
+            PretrainConfig(**{name: value})
+
+
+def test_numbers_of_numpy_become_python_s():
+    """Which training checkpoints and JSON can hold."""
+    scale, statistics = (np.float64(0.5), 1), np.array([-6.0, 5.0])
+    config = PretrainConfig(steps=np.int64(3), lr=np.float32(0.5), crop_scale=scale, statistics=statistics)
+    assert {type(value) for value in (config.lr, *config.crop_scale, *config.statistics)} == {float}
+    assert type(config.steps) is int
 
 
 def test_a_configuration_survives_json():
@@ -331,6 +370,29 @@ def test_opensmile_gives_the_compare_functionals(tmp_path):
     assert 5000 < table.n_features <= 6373
     assert table.values.shape[0] == 3
     torch.testing.assert_close(table.values.nanmean(0), torch.zeros(table.n_features), atol=1e-3, rtol=0)
+
+
+def test_samples_beyond_full_scale_are_clipped_for_opensmile(tmp_path):
+    """Its 16-bit integers would wrap: resampled music and speech overshoot, and 1.0 itself is too much."""
+    pytest.importorskip("opensmile", reason="the extra 'hybrid' is not installed")
+    sine = tone(220, 1.0, 16000) / np.abs(tone(220, 1.0, 16000)).max()
+    sounds = {"loud": 1.05 * sine, "clipped": np.clip(1.05 * sine, -1, 32767 / 32768), "one": sine}
+    paths = [write(tmp_path / f"{name}.wav", x, subtype="FLOAT") for name, x in sounds.items()]
+    loud, clipped, one = opensmile_features(clips_named(*map(str, paths)), print)
+    np.testing.assert_array_equal(loud, clipped)
+    quieter = write(tmp_path / "quieter.wav", sine * (32767 / 32768), subtype="FLOAT")
+    (expected,) = opensmile_features(clips_named(str(quieter)), print)
+    assert np.mean(np.abs(one - expected) > 0.5 * np.abs(expected)) < 0.05
+
+
+def test_a_clip_too_short_for_opensmile_is_left_out_by_name(tmp_path):
+    pytest.importorskip("opensmile", reason="the extra 'hybrid' is not installed")
+    long, short = (write(tmp_path / f"{s}.wav", voice(0, seconds=s)) for s in (0.5, 0.01))
+    errors = {}
+    clips = [Clip(Segment(str(path), path), 0.0, s) for path, s in ((long, 0.5), (short, 0.01))]
+    features = opensmile_features(clips, errors.__setitem__)
+    np.testing.assert_array_equal(np.isnan(features).all(axis=1), [False, True])
+    assert errors == {str(short): f"{short}: too short for the ComParE 2016 features"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -36,7 +37,8 @@ def load_model(
         model_name: ``"default"``, ``"resnetish34"``, ``"clstm"`` or ``"cvt"``; only a check, since
             the file says which encoder it holds.
         normalization: ``"auto"``, ``"clip"``, ``"batch"``, ``"hear2021"`` or (mean, std); see
-            :mod:`serab_byols.normalization`.
+            :mod:`serab_byols.normalization`. ``"auto"`` is the mean and std in the file or, for published
+            weights loaded by name, those that ``serab-byols list`` shows; else ``"clip"``.
         frontend: ``"torch"``, ``"nnaudio"`` or ``"torchaudio"``.
         device: where the model goes; nothing is chosen silently.
         cache_dir: folder for downloads; by default ``SERAB_BYOLS_CACHE``, else the user's cache.
@@ -79,18 +81,22 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Read a checkpoint of either format, by path or by name as ``load_model`` does.
 
+    Published weights that are read by their name have the statistics that are recommended for them; read
+    by the path of their file, which holds none, they have none.
+
     Raises:
         CheckpointNotFoundError: no such file, no such name, or not on this machine while offline.
         CheckpointError: corrupt, truncated, foreign, or not the encoder that ``model_name`` says.
         DownloadError: published weights could not be downloaded, or other bytes came.
     """
     weights = find_weights(path)
-    if isinstance(weights, PublishedWeights):
-        _check_encoder(weights.name, weights.encoder, model_name)  # before a download, not after it
-        weights = find_or_download(weights, cache_dir, offline)
-    checkpoint = read_checkpoint_file(weights)
-    _check_encoder(str(weights), checkpoint.encoder, model_name)
-    return checkpoint
+    if not isinstance(weights, PublishedWeights):
+        checkpoint = read_checkpoint_file(weights)
+        _check_encoder(str(weights), checkpoint.encoder, model_name)
+        return checkpoint
+    _check_encoder(weights.name, weights.encoder, model_name)  # before a download, not after it
+    checkpoint = read_checkpoint_file(find_or_download(weights, cache_dir, offline))
+    return replace(checkpoint, statistics=weights.statistics)
 
 
 def _check_encoder(weights: str, encoder: str, model_name: str | None) -> None:

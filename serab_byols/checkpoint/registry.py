@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serab_byols.errors import CheckpointNotFoundError
+from serab_byols.normalization import Statistics
 from serab_byols.paths import path_text
 
 DEFAULT_NAME = "byols-audiontt-512-distilled"
@@ -45,6 +46,10 @@ class PublishedWeights:
     folder_url: str = _BYOLS_REPOSITORY
     citation: str = _SERAB
     licence: str = "MIT"
+    statistics: Statistics | None = None
+    """Of the log-mel, recommended for ``normalization="auto"``: the files themselves hold none."""
+    statistics_source: str | None = None
+    """Where they come from."""
 
     @property
     def url(self) -> str:
@@ -92,6 +97,11 @@ PUBLISHED = (
         git_blob_id="f4283f224c40a869e7bed9fd64316342ee2809c7",
         sha256="449f5d0dc6b6fa8433d5e43769097520d3bc0fdae88977a7ac29e2e72ca51b52",
         n_bytes=2_409_434,
+        statistics=Statistics(-6.0, 5.0),
+        statistics_source=(
+            "not from the authors: measured by this project, whose linear probe of ten kinds of sounds "
+            "(ESC-10) has an accuracy of 0.937 with them and of 0.890 with each clip's own"
+        ),
     ),
 )
 

@@ -12,13 +12,15 @@ from serab_byols.checkpoint.weights_cache import cache_folder, local_copy
 from serab_byols.cli.messages import log, printable
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir
 from serab_byols.errors import CheckpointError
+from serab_byols.normalization import Statistics
 
 
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "list",
         help="show the weights that have a name",
-        description="Show the weights that load_model and the other commands know by name.",
+        description="Show the weights that load_model and the other commands know by name. MEAN,STD: "
+        "what normalization 'auto' stands for, fixed numbers or each clip's own.",
         examples=("serab-byols list", "serab-byols list --json"),
     )
     parser.add_argument("--json", action="store_true", help="as JSON, with URLs and digests")
@@ -31,7 +33,7 @@ def _list(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(rows, indent=2))
         return EXIT_OK
-    table = [("NAME", "ENCODER", "D", "MB", "LICENCE", "WHERE"), *map(_cells, rows)]
+    table = [("NAME", "ENCODER", "D", "MB", "MEAN,STD", "LICENCE", "WHERE"), *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*table)]
     for cells in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip())
@@ -54,6 +56,7 @@ def _bundled() -> list[dict[str, Any]]:
                 "encoder": checkpoint.encoder,
                 "embedding_size": embedding_size,
                 "bytes": path.stat().st_size,
+                "normalization": _normalization(checkpoint.statistics),
                 "licence": None if licence is None else str(licence),
                 "citation": None if citation is None else str(citation),
                 "present": True,
@@ -73,6 +76,8 @@ def _published(weights: PublishedWeights) -> dict[str, Any]:
         "encoder": weights.encoder,
         "embedding_size": weights.embedding_size,
         "bytes": weights.n_bytes,
+        "normalization": _normalization(weights.statistics),
+        "normalization_source": weights.statistics_source,
         "licence": weights.licence,
         "citation": weights.citation,
         "present": present,
@@ -85,9 +90,17 @@ def _published(weights: PublishedWeights) -> dict[str, Any]:
     }
 
 
+def _normalization(statistics: Statistics | None) -> dict[str, float] | None:
+    """What ``normalization="auto"`` uses; None: each clip's own statistics."""
+    return None if statistics is None else statistics._asdict()
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     size = "?" if row["bytes"] is None else f"{row['bytes'] / 1e6:.1f}"
+    fixed = row["normalization"]
+    mean_std = "clip" if fixed is None else f"{fixed['mean']:.3g},{fixed['std']:.3g}"
     where = row["path"] or f"serab-byols download {row['name']}"
     name = f"{row['name']} (default)" if row["default"] else row["name"]
-    cells = (name, row["encoder"], str(row["embedding_size"]), size, row["licence"] or "-", where)
+    licence = row["licence"] or "-"
+    cells = (name, row["encoder"], str(row["embedding_size"]), size, mean_std, licence, where)
     return tuple(map(printable, cells))

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from serab_byols.encoders import ENCODERS
 from serab_byols.errors import InvalidInputError
-from serab_byols.frontend import HOP_SAMPLES, MIN_SAMPLES, SAMPLE_RATE_HZ
+from serab_byols.frontend import HOP_SAMPLES, MIN_SAMPLES, N_MELS, SAMPLE_RATE_HZ
 from serab_byols.normalization import parse_normalization
 
 SCHEDULES = ("constant", "cosine")
 
 _WEIGHTS = ("byol_weight", "hybrid_weight", "teacher_weight", "teacher_time_step_weight")
 _POSITIVE, _BELOW_ONE = math.ulp(0.0), 1 - 1e-6
+_INT64_MAX = 2**63 - 1
+_COUNTS = {
+    "steps": (1, _INT64_MAX),
+    "batch_size": (2, 1_000_000),  # a batch normalisation needs two values to have a variance
+    "seed": (0, _INT64_MAX),
+    "warmup_steps": (0, _INT64_MAX),
+    "mixup_memory": (1, 1_000_000_000),
+}
+_FLOAT32_MAX = 3.4e38
 _RANGES = {
-    "steps": (1, math.inf),
-    "batch_size": (2, math.inf),  # a batch normalisation needs two values to have a variance
-    "crop_s": (_POSITIVE, math.inf),
-    "seed": (0, math.inf),
-    "lr": (_POSITIVE, math.inf),
+    "crop_s": (_POSITIVE, 60),  # what is longer takes more memory for a batch than machines have
+    "lr": (_POSITIVE, _FLOAT32_MAX),
     "beta2": (0, 1),
-    "warmup_steps": (0, math.inf),
-    "weight_decay": (0, math.inf),
+    "weight_decay": (0, _FLOAT32_MAX),
     "ema_decay": (0, 1),
     "mixup_ratio": (0, _BELOW_ONE),
-    "mixup_memory": (1, math.inf),
-    "crop_virtual_time": (1, math.inf),
-    "fader_gain": (0, math.inf),
-    "equalizer_gain": (0, math.inf),
+    "crop_virtual_time": (1, 100),
+    "fader_gain": (0, _FLOAT32_MAX),
+    "equalizer_gain": (0, _FLOAT32_MAX),
     "view_probability": (0, 1),
     "silence_probability": (0, 1),
-    **dict.fromkeys(_WEIGHTS, (0, math.inf)),
+    **dict.fromkeys(_WEIGHTS, (0, _FLOAT32_MAX)),
 }
+_LARGEST_CROP_SCALE = 100
+_MAX_MEMORY_BYTES = 64 * 10**9
+"""Of the mixup memory, which is allocated at once."""
 
 
 @dataclass(frozen=True)
@@ -106,22 +115,20 @@ class PretrainConfig:
     teacher_time_step_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("crop_scale", "statistics"):
-            value = getattr(self, name)
-            if isinstance(value, list | tuple):  # JSON has lists, a model a named tuple
-                object.__setattr__(self, name, tuple(value))
         _check_choice("encoder", self.encoder, ENCODERS)
         _check_choice("lr_schedule", self.lr_schedule, SCHEDULES)
         _check_choice("ema_schedule", self.ema_schedule, SCHEDULES)
-        for name, (low, high) in _RANGES.items():
-            _check_range(name, getattr(self, name), low, high)
+        # Numbers of other libraries become Python's, which checkpoints can hold.
+        for name, (low, high) in _COUNTS.items():
+            self._set(name, _whole_number(name, getattr(self, name), low, high))
+        for name, (least, most) in _RANGES.items():
+            self._set(name, _number(name, getattr(self, name), least, most))
         if self.dropout is not None:
-            _check_range("dropout", self.dropout, 0, _BELOW_ONE)
-        low, high = self.crop_scale
-        if not 0 < low <= high < math.inf:
-            raise InvalidInputError(
-                f"crop_scale is a range of positive numbers (low, high), got {self.crop_scale}"
-            )
+            self._set("dropout", _number("dropout", self.dropout, 0, _BELOW_ONE))
+        if not isinstance(self.post_norm, bool):
+            raise InvalidInputError(f"post_norm must be True or False, got {self.post_norm!r}")
+        self._set("encoder_config", _json_object("encoder_config", self.encoder_config))
+        self._set("crop_scale", _crop_scale(self.crop_scale))
         if not any(getattr(self, name) for name in _WEIGHTS):
             raise InvalidInputError(f"nothing to learn: all of {', '.join(_WEIGHTS)} are 0")
         min_columns = ENCODERS[self.encoder].min_columns
@@ -130,8 +137,20 @@ class PretrainConfig:
                 f"crop_s={self.crop_s:g} is too short for the encoder {self.encoder!r}, which needs "
                 f"{min_columns} columns of 10 ms"
             )
-        if self.statistics is not None and isinstance(parse_normalization(self.statistics), str):
-            raise InvalidInputError(f"statistics are two numbers (mean, std), got {self.statistics!r}")
+        memory_bytes = self.mixup_memory * self.n_columns * N_MELS * 4
+        if memory_bytes > _MAX_MEMORY_BYTES:
+            raise InvalidInputError(
+                f"mixup_memory={self.mixup_memory} crops of {self.crop_s:g} s would take "
+                f"{memory_bytes / 1e9:.0f} GB, more than {_MAX_MEMORY_BYTES / 1e9:.0f}"
+            )
+        if self.statistics is not None:
+            statistics = parse_normalization(self.statistics)
+            if isinstance(statistics, str):
+                raise InvalidInputError(f"statistics are two numbers (mean, std), got {self.statistics!r}")
+            self._set("statistics", tuple(statistics))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen for others
 
     @property
     def n_samples(self) -> int:
@@ -165,12 +184,53 @@ def _cosine(progress: float) -> float:
     return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
-def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
-    if value not in choices:
+def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    if not isinstance(value, str) or value not in choices:
         raise InvalidInputError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
 
 
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
-        limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise InvalidInputError(f"{name} must be {limits}, got {value}")
+def is_number(value: object, kind: type) -> bool:
+    """Whether it is an ``Integral`` or a ``Real``; truth values are neither here."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _whole_number(name: str, value: Any, low: int, high: int) -> int:
+    if not is_number(value, Integral):
+        raise InvalidInputError(f"{name} must be a whole number, got {value!r}")
+    _check_range(name, int(value), low, high)
+    return int(value)
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if not is_number(value, Real):
+        raise InvalidInputError(f"{name} must be a number, got {value!r}")
+    _check_range(name, value, low, high)
+    return float(value)
+
+
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    if low <= value <= high:  # NaN is in no range
+        return
+    limits = "above 0" if low == _POSITIVE else f"at least {low:g}"
+    if value > high or high not in (_INT64_MAX, _FLOAT32_MAX):  # limits of the types, else not worth a word
+        limits += f" and at most {high:g}"
+    raise InvalidInputError(f"{name} must be {limits}, got {value}")
+
+
+def _crop_scale(value: object) -> tuple[float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 2:  # JSON has lists
+        raise InvalidInputError(f"crop_scale is a range of two numbers (low, high), got {value!r}")
+    low, high = (_number("crop_scale", bound, _POSITIVE, _LARGEST_CROP_SCALE) for bound in value)
+    if low > high:
+        raise InvalidInputError(f"crop_scale is a range of positive numbers (low, high), got {value}")
+    return low, high
+
+
+def _json_object(name: str, value: object) -> dict[str, Any]:
+    try:
+        same: object = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{name} must be what JSON can hold, got {value!r}: {error}") from error
+    if not isinstance(same, dict):
+        raise InvalidInputError(f"{name} must be a dict, got {value!r}")
+    return same

@@ -18,14 +18,16 @@ import numpy as np
 import torch
 
 from serab_byols.corpus.decoding import AudioClip
-from serab_byols.corpus.listing import find_segments
+from serab_byols.corpus.listing import Inputs
 from serab_byols.corpus.segments import Segment
 from serab_byols.errors import AudioFileError, InvalidInputError
 from serab_byols.frontend import SAMPLE_RATE_HZ
 from serab_byols.pretrain.distributed import Share
+from serab_byols.pretrain.progress import SILENT, Progress, Reporting
 
 N_DECODING_THREADS = 2
 BATCHES_AHEAD = 4
+LISTING = "listing files"
 MAX_CACHED_S = 30.0
 """Of a longer recording only the crop is decoded, never the whole. Resampling makes the two differ a
 little, so the choice depends on the clip alone."""
@@ -54,17 +56,34 @@ class Clip:
             return audio.read(SAMPLE_RATE_HZ)
 
 
-def find_clips(inputs: Sequence[str], on_error: OnError) -> list[Clip]:
+def find_clips(
+    inputs: Sequence[str], on_error: OnError, reporting: Reporting = SILENT, listing: Progress | None = None
+) -> list[Clip]:
     """Clips of files, folders and CSV lists, going by the files' headers.
 
     What is given several times is drawn from as often.
 
+    Args:
+        inputs: the paths.
+        on_error: called for what is left out.
+        reporting: told how far the reading of the headers is.
+        listing: counts the files as they are found; ended here.
+
     Raises:
         InvalidInputError: a list that cannot be read, or not a single readable clip.
     """
-    segments = find_segments(inputs)
-    with ThreadPoolExecutor(N_DECODING_THREADS) as threads:
-        opened = list(threads.map(_open_clip, segments))
+    segments, opened = [], []
+    with listing or SILENT.track(LISTING, None, "file") as found:
+        for segment in Inputs(inputs):
+            segments.append(segment)
+            found.update()
+    with (
+        ThreadPoolExecutor(N_DECODING_THREADS) as threads,
+        reporting.track("reading headers", len(segments), "file") as progress,
+    ):
+        for clip in threads.map(_open_clip, segments):
+            opened.append(clip)
+            progress.update()
     for segment, clip in zip(segments, opened):
         if isinstance(clip, str):
             on_error(segment.file, clip)

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from serab_byols.errors import AudioFileError, InvalidInputError, missing_extra
 from serab_byols.frontend import SAMPLE_RATE_HZ
 from serab_byols.pretrain.crops import N_DECODING_THREADS, Clip, OnError
+from serab_byols.pretrain.progress import SILENT, Reporting
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
+_LARGEST_SAMPLE = 32767 / 32768
+"""openSMILE takes 16-bit integers, and opensmile's conversion makes larger samples negative."""
 
-def opensmile_features(clips: Sequence[Clip], on_error: OnError) -> np.ndarray:
-    """ComParE 2016 functionals (n_clips, 6373); NaN, and a call of ``on_error``, for clips without."""
+
+def opensmile_features(clips: Sequence[Clip], on_error: OnError, reporting: Reporting = SILENT) -> np.ndarray:
+    """ComParE 2016 functionals (n_clips, 6373) of whole clips.
+
+    NaN, and a call of ``on_error``, for clips that cannot be decoded or are shorter than its frames.
+    """
     try:
         import opensmile
     except ImportError as error:
@@ -29,14 +36,22 @@ def opensmile_features(clips: Sequence[Clip], on_error: OnError) -> np.ndarray:
 
     def functionals(clip: Clip) -> np.ndarray | str:
         try:
-            return smile.process_signal(clip.read(clip.start_s, clip.end_s), SAMPLE_RATE_HZ).to_numpy()[0]
+            samples = np.clip(clip.read(clip.start_s, clip.end_s), -1.0, _LARGEST_SAMPLE)
         except AudioFileError as error:
             return str(error)
+        values = smile.process_signal(samples, SAMPLE_RATE_HZ).to_numpy()[0]
+        is_too_short = bool(np.isnan(values).all())
+        return f"{clip.segment.file}: too short for the ComParE 2016 features" if is_too_short else values
 
     features = np.full((len(clips), len(smile.feature_names)), np.nan)
-    with ThreadPoolExecutor(N_DECODING_THREADS) as threads:
-        results = threads.map(functionals, clips)
-        for row, result in enumerate(tqdm(results, "openSMILE", len(clips), unit="clip", disable=None)):
+    with (
+        ThreadPoolExecutor(N_DECODING_THREADS) as threads,
+        reporting.track("openSMILE features", len(clips), "clip") as progress,
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Segment too short", UserWarning)  # said of the clip, by name
+        for row, result in enumerate(threads.map(functionals, clips)):
+            progress.update()
             if isinstance(result, str):
                 on_error(clips[row].segment.file, result)
             else:

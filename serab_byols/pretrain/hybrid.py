@@ -1,4 +1,11 @@
-"""Hybrid BYOL-S (arXiv 2203.16637): predicting handcrafted features beside BYOL's own task."""
+"""Hybrid BYOL-S (arXiv 2203.16637, 2206.12038): predicting handcrafted features beside BYOL's own task.
+
+The published training predicts openSMILE's 6373 ComParE 2016 functionals. Its code was not published, and
+we do not know whether it took them from the crop that the network sees or from the whole clip. Here those
+of openSMILE and of a table are the whole clip's: computed once, and the same for every crop of the clip.
+Clips as long as a crop (a list with ``start`` and ``end``) make the two the same. Log-mel statistics are
+always the crop's own.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +23,11 @@ from serab_byols.pretrain.byol import Head
 from serab_byols.pretrain.crops import Clip, OnError
 from serab_byols.pretrain.distributed import averaged, to_float32
 from serab_byols.pretrain.feature_table import opensmile_features, table_features
+from serab_byols.pretrain.progress import SILENT, Reporting
 from serab_byols.pretrain.running_norm import RunningScale
 
 COMPARE_2016 = "compare2016"
-"""openSMILE's ComParE 2016 functionals, 6373 numbers per clip."""
+"""openSMILE's ComParE 2016 functionals, 6373 numbers per whole clip."""
 
 LOG_MEL_STATISTICS = "log-mel-statistics"
 """588 numbers per crop; see :mod:`serab_byols.corpus.log_mel_statistics`."""
@@ -87,8 +95,10 @@ class CropStatistics(nn.Module):
 Features = ClipFeatures | CropStatistics
 
 
-def load_features(source: str, clips: Sequence[Clip], on_error: OnError) -> Features:
-    """The features to predict, of every crop or of every clip.
+def load_features(
+    source: str, clips: Sequence[Clip], on_error: OnError, reporting: Reporting = SILENT
+) -> Features:
+    """The features to predict, of every crop (log-mel statistics) or of every clip (all others).
 
     Args:
         source: ``"log-mel-statistics"`` of the crops, ``"compare2016"`` of the clips, or a ``.csv`` or
@@ -97,6 +107,7 @@ def load_features(source: str, clips: Sequence[Clip], on_error: OnError) -> Feat
             ``end``, which is ignored, and numbers in all other columns.
         clips: of the corpus.
         on_error: called for clips without features, which are then used without them.
+        reporting: told how far openSMILE is.
 
     Raises:
         InvalidInputError: a table that cannot be read, or has no such column, a value that is no number,
@@ -106,7 +117,7 @@ def load_features(source: str, clips: Sequence[Clip], on_error: OnError) -> Feat
     if source == LOG_MEL_STATISTICS:
         return CropStatistics()
     if source == COMPARE_2016:
-        return ClipFeatures(opensmile_features(clips, on_error))
+        return ClipFeatures(opensmile_features(clips, on_error, reporting))
     return ClipFeatures(table_features(Path(source), clips, on_error))
 
 

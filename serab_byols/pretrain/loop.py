@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
-from serab_byols.errors import DivergedError
+from serab_byols.errors import CheckpointError, DivergedError
 from serab_byols.pretrain.byol import relative_spread
 from serab_byols.pretrain.crops import CropReader, crop_batches
 from serab_byols.pretrain.distributed import averaged, own_share, synchronize_batch_norms
 from serab_byols.pretrain.machine import Machine
 from serab_byols.pretrain.network import PretrainNetwork
 from serab_byols.pretrain.outputs import Outputs
+from serab_byols.pretrain.progress import Reporting
 from serab_byols.pretrain.stop_signals import StopSignals
-from serab_byols.pretrain.training_checkpoint import save_training
+from serab_byols.pretrain.training_checkpoint import DAMAGED, save_training
 from serab_byols.pretrain.training_log import append_row, keep_rows_before
+from serab_byols.pretrain.training_speed import TrainingSpeed, estimate
 from serab_byols.pretrain.views import Draws, mixed_seed
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def train(
     outputs: Outputs,
     identity: dict[str, Any],
     saved: dict[str, Any] | None,
-    on_message: Callable[[str], None],
+    reporting: Reporting,
 ) -> tuple[int, bool]:
     """Train ``network`` until the last step, the time limit or a signal.
 
@@ -49,6 +49,7 @@ def train(
         The number of steps done in all, and whether a signal ended the training.
 
     Raises:
+        CheckpointError: what was saved is not of this network.
         DivergedError: the loss or the weights became infinite or NaN; the training checkpoint is from
             before.
     """
@@ -67,22 +68,25 @@ def train(
     done = 0
     if saved is not None:
         done = saved["step"]
-        network.load_state_dict(saved["network"])
-        optimizer.load_state_dict(saved["optimizer"])
-        if saved["precision"]:  # empty if it was saved in another precision
-            fabric.strategy.precision.load_state_dict(saved["precision"])
+        try:
+            network.load_state_dict(saved["network"])
+            optimizer.load_state_dict(saved["optimizer"])
+            if saved["precision"]:  # empty if it was saved in another precision
+                fabric.strategy.precision.load_state_dict(saved["precision"])
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise CheckpointError(f"{outputs.training} {DAMAGED}") from error
     if is_main:
         keep_rows_before(outputs.log, done)
 
-    no_bar = None if machine.bar and is_main else True  # None: shown on a terminal only
-    n_collapsed = 0
+    n_collapsed, speed = 0, TrainingSpeed()
+    says_estimate = reporting.shows_progress
     with (
         StopSignals() as signals,
         closing(crop_batches(reader, share, done, config.steps)) as batches,
-        tqdm(total=config.steps, initial=done, unit="step", disable=no_bar) as bar,
+        reporting.track("training", config.steps, "step", initial=done) as progress,
     ):
-        began_s = time.perf_counter()
         for step, (waveforms, clips) in enumerate(batches, start=done):
+            speed.batch_arrived()
             draws = Draws(config.seed, step, share, fabric.device)
             torch.manual_seed(mixed_seed(config.seed, share.n_processes * step + share.rank))  # for dropout
             with fabric.autocast():
@@ -105,17 +109,18 @@ def train(
             *values, stopping = averaged(torch.stack(numbers).detach()).tolist()
             metrics = dict(zip(("loss", *losses, "spread"), values))
 
+            speed.step_done()
             if is_main:
-                now_s = time.perf_counter()
-                crops_per_s = f"{config.batch_size / (now_s - began_s):.1f}"
+                crops_per_s = f"{config.batch_size / speed.last_step_s:.1f}"
                 row = {"step": step, **metrics, "lr": config.lr_at(step), "crops_per_s": crops_per_s}
                 append_row(outputs.log, row)
-                began_s = now_s
-            bar.update()
-            bar.set_postfix(loss=f"{metrics['loss']:.4f}", spread=f"{metrics['spread']:.3f}", refresh=False)
+            progress.update(loss=f"{metrics['loss']:.4f}", spread=f"{metrics['spread']:.3f}")
+            if says_estimate and speed.is_known and done < config.steps:
+                reporting.message(estimate(speed, config.steps - done, config, machine))
+                says_estimate = False
             n_collapsed = n_collapsed + 1 if metrics["spread"] < COLLAPSED_SPREAD else 0
             if n_collapsed == _COLLAPSED_STEPS:
-                on_message(_collapse_warning(done))
+                reporting.message(_collapse_warning(done))
             if not metrics["loss"] < float("inf"):
                 raise DivergedError(
                     f"the loss became {metrics['loss']} at step {done}: try a lower learning rate"

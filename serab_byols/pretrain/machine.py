@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
 from serab_byols.errors import InvalidInputError, missing_extra
+from serab_byols.pretrain.config import is_number
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -45,11 +48,18 @@ class Machine:
     bar: bool = True
 
     def __post_init__(self) -> None:
-        if self.devices < 1 and self.devices != -1:
-            raise InvalidInputError(f"devices must be at least 1, or -1 for all, got {self.devices}")
-        for name, least in (("n_nodes", 1), ("checkpoint_steps", 1), ("cache_gb", 0), ("max_minutes", 0)):
-            if not getattr(self, name) >= least:
-                raise InvalidInputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name, least in (("devices", 1), ("n_nodes", 1), ("checkpoint_steps", 1)):
+            count: Any = getattr(self, name)
+            if not is_number(count, Integral):
+                raise InvalidInputError(f"{name} must be a whole number, got {count!r}")
+            if count < least and (name, count) != ("devices", -1):
+                all_of_them = ", or -1 for all" if name == "devices" else ""
+                raise InvalidInputError(f"{name} must be at least {least}{all_of_them}, got {count}")
+        for name, most in (("cache_gb", 1e6), ("max_minutes", math.inf)):
+            value: Any = getattr(self, name)
+            if not is_number(value, Real) or not 0 <= value <= most:
+                limit = "" if most == math.inf else f" and at most {most:g}"
+                raise InvalidInputError(f"{name} must be a number of at least 0{limit}, got {value!r}")
         for name, choices in (("strategy", STRATEGIES), ("precision", PRECISIONS)):
             if getattr(self, name) not in choices:
                 raise InvalidInputError(

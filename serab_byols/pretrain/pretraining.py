@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,14 @@ from serab_byols.encoders import create_encoder
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import create_frontend
 from serab_byols.model import ByolsModel
-from serab_byols.pretrain.config import PretrainConfig
-from serab_byols.pretrain.crops import Clip, CropReader, Crops, find_clips, fingerprint
+from serab_byols.pretrain.config import PretrainConfig, is_number
+from serab_byols.pretrain.crops import LISTING, Clip, CropReader, Crops, find_clips, fingerprint
 from serab_byols.pretrain.hybrid import Features, load_features
 from serab_byols.pretrain.loop import train
 from serab_byols.pretrain.machine import Machine, create_fabric, quiet_lightning
 from serab_byols.pretrain.network import PretrainNetwork
 from serab_byols.pretrain.outputs import Outputs, write_errors
+from serab_byols.pretrain.progress import SILENT, Progress, Reporting, is_started_by_another
 from serab_byols.pretrain.training_checkpoint import read_training
 from serab_byols.pretrain.training_plots import plot_first_views, plot_loss
 
@@ -55,7 +57,6 @@ class Result:
         return self.step >= self.n_steps
 
 
-@quiet_lightning()
 def pretrain(
     inputs: Sequence[str],
     output: str | Path,
@@ -89,7 +90,8 @@ def pretrain(
         views: a PNG to draw some of the first views into.
         epochs: passes through the corpus, instead of ``config.steps``.
         restart: begin anew, even if there is a training checkpoint.
-        on_message: called with what a person should know.
+        on_message: called with what a person should know. Progress is a bar where stderr is a terminal, a
+            message now and then where it is none, and nothing with ``machine.bar=False``.
 
     Raises:
         InvalidInputError: an option, a list or a table that does not fit, or no readable audio.
@@ -98,16 +100,56 @@ def pretrain(
         DivergedError: the loss became infinite or NaN.
     """
     config, machine, outputs = config or PretrainConfig(), machine or Machine(), Outputs(Path(output))
+    # The bar comes before the import of Lightning, which takes seconds.
+    with _first_reporting(on_message, machine).track(LISTING, None, "file") as listing:
+        return _pretrain(
+            inputs,
+            outputs,
+            config,
+            machine,
+            teacher=teacher,
+            init=init,
+            features=features,
+            views=views,
+            epochs=epochs,
+            restart=restart,
+            listing=listing,
+            on_message=on_message,
+        )
+
+
+@quiet_lightning()
+def _pretrain(
+    inputs: Sequence[str],
+    outputs: Outputs,
+    config: PretrainConfig,
+    machine: Machine,
+    *,
+    teacher: str | Path | None,
+    init: str | Path | None,
+    features: str | None,
+    views: str | Path | None,
+    epochs: float | None,
+    restart: bool,
+    listing: Progress,
+    on_message: Callable[[str], None],
+) -> Result:
+    """As :func:`pretrain`; ``listing`` is the progress of finding the audio files."""
     fabric = create_fabric(machine)
     bad_files: list[tuple[str, str]] = []
-    clips = find_clips(inputs, lambda *bad: bad_files.append(bad))
+
+    def note_bad(name: str, reason: str) -> None:
+        bad_files.append((name, reason))
+
+    reporting = _first_reporting(on_message, machine)
+    clips = find_clips(inputs, note_bad, reporting, listing)
     read = [*inputs, *(clip.segment.path for clip in clips), teacher, init, features]
     check_not_an_input(
         [*vars(outputs).values(), Path(views) if views else None], [path for path in read if path]
     )
     models = _Models(load_model(teacher) if teacher else None, load_model(init) if init else None)
     config = _complete(config, clips, models.init, epochs)
-    targets = load_features(features, clips, lambda *bad: bad_files.append(bad)) if features else None
+    targets = load_features(features, clips, note_bad, reporting) if features else None
     identity = _identity(config, clips, models, targets)
     resumes = outputs.training.exists() and not restart
     saved = read_training(outputs.training, identity) if resumes else None
@@ -115,11 +157,11 @@ def pretrain(
     # Of several processes, Lightning starts the others with the same command, and they come this far too.
     fabric.launch()
     is_main = fabric.is_global_zero
-    report = on_message if is_main else lambda _: None
+    reporting = Reporting(on_message, machine.bar) if is_main else SILENT
 
     def on_error(name: str, reason: str) -> None:
-        bad_files.append((name, reason))
-        report(f"left out: {reason}")
+        note_bad(name, reason)
+        reporting.message(f"left out: {reason}")
 
     crops = Crops(clips, config.n_samples, config.batch_size, config.seed)
     cache_bytes = int(machine.cache_gb * 1e9 * machine.n_nodes / fabric.world_size)
@@ -132,21 +174,21 @@ def pretrain(
         init=models.init.encoder if models.init else None,
     )
     for _, reason in bad_files:
-        report(f"left out: {reason}")
-    report(
+        reporting.message(f"left out: {reason}")
+    reporting.message(
         f"{len(clips)} clips, {_hours(clips):.2f} h, {crops.n_per_epoch} crops of {config.crop_s:g} s per "
         f"epoch; {config.steps} steps of {config.batch_size} are "
         f"{config.steps * config.batch_size / crops.n_per_epoch:.1f} epochs"
     )
     if saved is not None:
-        report(f"resumed at step {saved['step']} of {config.steps}")
+        reporting.message(f"resumed at step {saved['step']} of {config.steps}")
     elif is_main:
         outputs.training.unlink(missing_ok=True)  # of the training that this one replaces
     if views is not None and is_main:
-        plot_first_views(config, reader, Path(views))
+        plot_first_views(config, reader, Path(views), reporting)
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(gpus):  # the caller's random state stays as it was
-        step, interrupted = train(fabric, network, reader, machine, outputs, identity, saved, report)
+        step, interrupted = train(fabric, network, reader, machine, outputs, identity, saved, reporting)
     if is_main:
         facts = _facts(config, clips, models, step) | {"features": Path(features).name if features else None}
         _write_weights(network, outputs.weights, facts)
@@ -157,6 +199,11 @@ def pretrain(
     return Result(outputs.weights, config.encoder, step, config.steps, interrupted, bad_files, is_main)
 
 
+def _first_reporting(on_message: Callable[[str], None], machine: Machine) -> Reporting:
+    """Until Lightning knows which process reports."""
+    return SILENT if is_started_by_another() else Reporting(on_message, machine.bar)
+
+
 class _Models(NamedTuple):
     """Checkpoints that a training uses."""
 
@@ -165,7 +212,7 @@ class _Models(NamedTuple):
 
 
 def _complete(
-    config: PretrainConfig, clips: list[Clip], init: ByolsModel | None, epochs: float | None
+    config: PretrainConfig, clips: list[Clip], init: ByolsModel | None, epochs: Any
 ) -> PretrainConfig:
     """The config with what the initial weights and the length of the corpus decide."""
     if init is not None:
@@ -176,10 +223,10 @@ def _complete(
             statistics=config.statistics or init.statistics,
         )
     if epochs is not None:
-        if not 0 < epochs < float("inf"):
-            raise InvalidInputError(f"epochs must be a positive number, got {epochs}")
+        if not is_number(epochs, Real) or not 0 < epochs < float("inf"):
+            raise InvalidInputError(f"epochs must be a positive number, got {epochs!r}")
         crops = Crops(clips, config.n_samples, config.batch_size, config.seed)
-        config = replace(config, steps=max(1, round(epochs * crops.steps_per_epoch)))
+        config = replace(config, steps=max(1, round(float(epochs) * crops.steps_per_epoch)))
     return config
 
 

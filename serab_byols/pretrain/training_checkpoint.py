@@ -10,6 +10,11 @@ import torch
 from serab_byols.atomic_write import atomic_write
 from serab_byols.errors import CheckpointError
 
+DAMAGED = "is damaged and cannot be resumed from; --restart begins anew"
+"""Said of a training checkpoint."""
+
+_ENTRIES = {"step": int, "identity": dict, "network": dict, "optimizer": dict, "precision": dict}
+
 
 def save_training(path: Path, state: dict[str, Any]) -> None:
     """Write the state of a training, of which ``identity`` is an entry."""
@@ -27,11 +32,11 @@ def read_training(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
+        if not all(isinstance(saved[name], kind) for name, kind in _ENTRIES.items()) or saved["step"] < 0:
+            raise ValueError(f"entries of other types than {_ENTRIES}")
         differences = _differences(saved["identity"], identity)
     except Exception as error:  # torch raises many kinds for a damaged archive
-        raise CheckpointError(
-            f"{path} is damaged and cannot be resumed from; --restart begins anew"
-        ) from error
+        raise CheckpointError(f"{path} {DAMAGED}") from error
     if differences:
         raise CheckpointError(
             f"{path} was begun with other options: {'; '.join(differences)}. Give another output, the same "
