@@ -1,8 +1,9 @@
 """Runs the command again and again and kills it at random moments, until a run gets to its end.
 
-Usage: python killed_runs.py SEED N_KILLS MAX_S COMMAND ...
+Usage: python killed_runs.py SEED N_KILLS OUT COMMAND ...
 
-Every attempt is a fork of this process, which has imported the library but computed nothing. Prints one line:
+Every attempt is a fork of this process, which has imported the library but computed nothing. A run that is
+not disturbed tells how long the command takes; the others are killed within half of that. Prints one line:
 the number of attempts that were killed, and the exit status of the last.
 """
 
@@ -29,10 +30,15 @@ def attempt(arguments: list[str], kill_after_s: float | None) -> int | None:
 
 
 def main() -> None:
-    seed, n_kills, max_s, *arguments = sys.argv[1:]
+    seed, n_kills, out, *arguments = sys.argv[1:]
     assert embed  # imported before the first fork
     rng = random.Random(int(seed))
-    statuses = [attempt(arguments, rng.uniform(0, float(max_s))) for _ in range(int(n_kills))]
+    began = time.monotonic()
+    if int(n_kills):
+        attempt([*arguments, "-o", f"{out}-undisturbed/"], None)
+    duration_s = time.monotonic() - began
+    arguments += ["-o", f"{out}/"]
+    statuses = [attempt(arguments, rng.uniform(0, duration_s / 2)) for _ in range(int(n_kills))]
     print(statuses.count(None), attempt(arguments, None))
 
 
