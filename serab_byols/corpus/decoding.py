@@ -227,7 +227,8 @@ def resample_array(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
             f"samples must be floating point, nominally in [-1, 1], got {samples.dtype}; "
             "divide 16-bit integers by 32768"
         )
-    mono = samples.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        mono = samples.astype(np.float32, copy=False)
     if not np.abs(mono).max() <= MAX_AMPLITUDE:  # so written, NaN fails too
         raise InvalidInputError(f"samples are not finite (NaN or infinity), or beyond {MAX_AMPLITUDE:g}")
     if mono.ndim == 2:

@@ -33,7 +33,7 @@ def to_waveforms(audio: AudioBatch, device: torch.device) -> list[torch.Tensor]:
             beyond :data:`MAX_AMPLITUDE`, or a tensor that is not dense and in memory.
     """
     if isinstance(audio, (torch.Tensor, np.ndarray)):
-        _check_dense(audio, "audio")
+        check_dense(audio, "audio")
         if audio.ndim != 2:
             hint = "; for one clip pass audio[None, :]" if audio.ndim == 1 else ""
             raise InvalidInputError(
@@ -58,7 +58,7 @@ def to_waveforms(audio: AudioBatch, device: torch.device) -> list[torch.Tensor]:
 def _waveform(clip: torch.Tensor | np.ndarray, label: str, device: torch.device) -> torch.Tensor:
     if not isinstance(clip, (torch.Tensor, np.ndarray)):
         raise InvalidInputError(f"{label} must be a tensor or an array, got {type(clip).__name__}")
-    _check_dense(clip, label)
+    check_dense(clip, label)
     if clip.ndim != 1:
         raise InvalidInputError(f"{label} must have shape (n_samples,), got {tuple(clip.shape)}")
     return _float32(clip, label, device)
@@ -68,7 +68,11 @@ def _float32(samples: torch.Tensor | np.ndarray, label: str, device: torch.devic
     if isinstance(samples, np.ndarray):
         if not np.issubdtype(samples.dtype, np.floating):
             raise _not_floating(label, samples.dtype)
-        samples = torch.from_numpy(np.require(samples, np.float32, ["C", "W"]))
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            samples = np.require(samples, np.float32, ["C", "W"])
+        if min(samples.strides) < 0:  # of an axis of length one, which NumPy takes for contiguous
+            samples = samples.copy()
+        samples = torch.from_numpy(samples)
     if not samples.is_floating_point():
         raise _not_floating(label, samples.dtype)
     if samples.shape[-1] == 0:
@@ -78,8 +82,12 @@ def _float32(samples: torch.Tensor | np.ndarray, label: str, device: torch.devic
     return samples
 
 
-def _check_dense(samples: torch.Tensor | np.ndarray, label: str) -> None:
-    """Refuse tensors without ordinary values, and arrays whose mask would be lost."""
+def check_dense(samples: torch.Tensor | np.ndarray, label: str) -> None:
+    """Refuse tensors without ordinary values, and arrays whose mask would be lost.
+
+    Raises:
+        InvalidInputError: it is one; ``label`` is what the message calls it.
+    """
     if isinstance(samples, np.ma.MaskedArray):
         raise InvalidInputError(f"{label} is a masked array: fill it, or pass its unmasked part")
     if isinstance(samples, torch.Tensor) and (
