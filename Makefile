@@ -23,7 +23,8 @@ fuzz: .venv/.dev  ## damaged files of every kind, for a minute
 bench: .venv/.bench  ## measure speed and memory on this machine; takes long
 	$(BIN)/python benchmarks/run.py
 
-wheel: .venv/.dev  ## build dist/*.whl
+wheel: .venv/.dev  ## build dist/*.whl, the same bytes for the same commit
+	rm -rf build
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## remove what the other targets made
