@@ -24,7 +24,7 @@ from serab_byols.inference.frame_grid import MS_PER_S, FrameGrid
 from serab_byols.inference.scenes import SceneEmbedder
 from serab_byols.inference.streaming import BlockSource
 from serab_byols.inference.timestamps import FrameEmbedder
-from serab_byols.inference.waveforms import check_dense, to_waveforms
+from serab_byols.inference.waveforms import to_array, to_waveforms
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import shares_statistics
 
@@ -56,9 +56,7 @@ def embed_audio(samples: np.ndarray | torch.Tensor, sample_rate: int, model: Byo
         torch.Size([512])
     """
     if isinstance(samples, torch.Tensor):
-        check_dense(samples, "samples")
-        # NumPy has no bfloat16.
-        samples = (samples.float() if samples.is_floating_point() else samples).numpy(force=True)
+        samples = to_array(samples)
     mono = resample_array(np.asarray(samples), sample_rate, model.sample_rate)
     return get_scene_embeddings([mono], model)[0]
 

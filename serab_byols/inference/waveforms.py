@@ -33,7 +33,7 @@ def to_waveforms(audio: AudioBatch, device: torch.device) -> list[torch.Tensor]:
             beyond :data:`MAX_AMPLITUDE`, or a tensor that is not dense and in memory.
     """
     if isinstance(audio, (torch.Tensor, np.ndarray)):
-        check_dense(audio, "audio")
+        _check_dense(audio, "audio")
         if audio.ndim != 2:
             hint = "; for one clip pass audio[None, :]" if audio.ndim == 1 else ""
             raise InvalidInputError(
@@ -58,7 +58,7 @@ def to_waveforms(audio: AudioBatch, device: torch.device) -> list[torch.Tensor]:
 def _waveform(clip: torch.Tensor | np.ndarray, label: str, device: torch.device) -> torch.Tensor:
     if not isinstance(clip, (torch.Tensor, np.ndarray)):
         raise InvalidInputError(f"{label} must be a tensor or an array, got {type(clip).__name__}")
-    check_dense(clip, label)
+    _check_dense(clip, label)
     if clip.ndim != 1:
         raise InvalidInputError(f"{label} must have shape (n_samples,), got {tuple(clip.shape)}")
     return _float32(clip, label, device)
@@ -82,12 +82,8 @@ def _float32(samples: torch.Tensor | np.ndarray, label: str, device: torch.devic
     return samples
 
 
-def check_dense(samples: torch.Tensor | np.ndarray, label: str) -> None:
-    """Refuse tensors without ordinary values, and arrays whose mask would be lost.
-
-    Raises:
-        InvalidInputError: it is one; ``label`` is what the message calls it.
-    """
+def _check_dense(samples: torch.Tensor | np.ndarray, label: str) -> None:
+    """Refuse tensors without ordinary values, and arrays whose mask would be lost."""
     if isinstance(samples, np.ma.MaskedArray):
         raise InvalidInputError(f"{label} is a masked array: fill it, or pass its unmasked part")
     if isinstance(samples, torch.Tensor) and (
@@ -118,3 +114,13 @@ def _not_floating(label: str, dtype: object) -> InvalidInputError:
         f"{label} must hold floating-point samples, nominally in [-1, 1], got {dtype}; "
         "divide 16-bit integers by 32768"
     )
+
+
+def to_array(samples: torch.Tensor) -> np.ndarray:
+    """The values of a tensor of any shape; half precision, which NumPy has not in every kind, as float32.
+
+    Raises:
+        InvalidInputError: the tensor is not dense and in memory.
+    """
+    _check_dense(samples, "samples")
+    return (samples.float() if samples.is_floating_point() else samples).numpy(force=True)
