@@ -217,6 +217,7 @@ def resample_array(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
         )
     if isinstance(samples, np.ma.MaskedArray):
         raise InvalidInputError("samples are a masked array: fill it, or pass its unmasked part")
+    samples = np.asarray(samples)
     if samples.ndim not in (1, 2) or samples.size == 0:
         raise InvalidInputError(
             "samples must have shape (n_samples,) or (n_channels, n_samples) and not be empty, "

@@ -57,7 +57,7 @@ def embed_audio(samples: np.ndarray | torch.Tensor, sample_rate: int, model: Byo
     """
     if isinstance(samples, torch.Tensor):
         samples = to_array(samples)
-    mono = resample_array(np.asarray(samples), sample_rate, model.sample_rate)
+    mono = resample_array(samples, sample_rate, model.sample_rate)
     return get_scene_embeddings([mono], model)[0]
 
 
