@@ -1,7 +1,7 @@
-"""Only what pyproject.toml cannot say: the default weights travel inside the package, and a build can be repeated.
+"""Only what pyproject.toml cannot say: default weights travel inside the package, and builds can be repeated.
 
-A wheel or sdist of a commit is the same bytes wherever and whenever it is built: dates are the commit's, modes and
-order do not depend on the machine.
+A wheel or sdist of a commit is the same bytes wherever and whenever it is built: dates are the commit's,
+modes and order do not depend on the machine.
 """
 
 from __future__ import annotations

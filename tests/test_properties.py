@@ -1,7 +1,7 @@
-"""What must hold of any clip, batch, rate, level, format and option; hypothesis looks for one where it does not.
+"""What must hold of any clip, batch, rate, level, format and option; hypothesis looks for where it does not.
 
-The same examples every time; ``PROPERTY_EXAMPLES=500 pytest tests/test_properties.py`` looks further, at others
-every time.
+The same examples every time; ``PROPERTY_EXAMPLES=500 pytest tests/test_properties.py`` looks further, at
+others every time.
 """
 
 import math
@@ -448,8 +448,8 @@ def test_resampled_equals_native(model_of, name, rate_hz, seed, seconds, rule):
 def test_gain_changes_nothing_under_clip(model_of, name, clip, gain_db):
     """Of noise with a peak from 0.025 to 100, within a thousandth of the largest value.
 
-    The logarithm takes mel power plus 1.2e-7, so that quiet clips (power in a band below about 1e-4) are closer
-    to silence than a gain alone would make them; and so are the zeros after a clip that is too short.
+    The logarithm takes mel power plus 1.2e-7, so that quiet clips (power in a band below about 1e-4) are
+    closer to silence than a gain alone would make them; and so are the zeros after a clip that is too short.
     """
     model = model_of(name, "clip")
     assert clip.n_samples >= model.min_samples
