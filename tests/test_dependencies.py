@@ -59,7 +59,7 @@ def test_the_page_has_a_row_for_every_dependency_and_for_nothing_else():
 
 
 def test_every_row_says_why_what_it_weighs_its_licence_and_what_would_replace_it():
-    for name, (extra, why, size_mb, licence, replacement) in rows().items():
+    for name, (_, why, size_mb, licence, replacement) in rows().items():
         assert len(why) > 20, name
         assert re.match(r"\d+(\.\d)?( \+ \d+(\.\d)?)?$", size_mb), name
         assert len(licence) >= 3, name
