@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 SPEC := pyproject.toml setup.py constraints.txt
 
-EVERYTHING := '.[dev,torchaudio,hybrid,bench]'
+EXTRAS := .[bench,cloud,hybrid,nnaudio,parquet,pretrain,probe,torchaudio]
 
 .PHONY: demo test test-oldest test-newest lint fuzz bench wheel clean
 
@@ -18,12 +18,14 @@ test: .venv/.dev  ## run every test
 
 test-oldest:  ## every test on the lower bounds of pyproject.toml; downloads gigabytes
 	$(OLDEST_PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e $(EVERYTHING)
+	.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt \
+		-e '$(EXTRAS)' build hypothesis pytest setuptools
 	.venv-oldest/bin/python -m pytest
 
 test-newest:  ## every test on the newest versions of everything; downloads gigabytes
 	$(NEWEST_PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+		-e '.[dev,hybrid]'
 	.venv-newest/bin/python -m pytest
 
 lint: .venv/.dev  ## style, formatting and types
