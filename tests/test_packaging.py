@@ -159,7 +159,17 @@ def test_the_metadata(built: Built) -> None:
     assert {key: metadata[key] for key in expected} == expected
     requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
     core = {requirement.name for requirement in requirements if requirement.marker is None}
-    assert core == {"einops", "numpy", "pooch", "safetensors", "soundfile", "soxr", "torch", "tqdm"}
+    assert core == {
+        "einops",
+        "filelock",
+        "numpy",
+        "pooch",
+        "safetensors",
+        "soundfile",
+        "soxr",
+        "torch",
+        "tqdm",
+    }
     for extra, package in [("parquet", "pyarrow"), ("nnaudio", "nnAudio"), ("torchaudio", "torchaudio")]:
         optional = [requirement for requirement in requirements if requirement.marker is not None]
         assert package in {need.name for need in optional if need.marker.evaluate({"extra": extra})}
