@@ -25,7 +25,7 @@ test-oldest:  ## every test on the lower bounds of pyproject.toml; downloads gig
 test-newest:  ## every test on the newest versions of everything; downloads gigabytes
 	$(NEWEST_PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
-		-e '.[dev,hybrid]'
+		-e '$(EXTRAS)' build hypothesis pytest setuptools
 	.venv-newest/bin/python -m pytest
 
 lint: .venv/.dev  ## style, formatting and types
