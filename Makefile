@@ -1,16 +1,32 @@
-# Everything happens in .venv, which the first target that needs it makes.
+# Everything happens in .venv, which the first target that needs it makes; other versions in .venv-*.
 PYTHON ?= python3
+OLDEST_PYTHON ?= python3.10
+NEWEST_PYTHON ?= python3.13
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 SPEC := pyproject.toml setup.py constraints.txt
 
-.PHONY: demo test lint fuzz bench wheel clean
+EXTRAS := .[av,bench,cloud,hybrid,nnaudio,parquet,pretrain,probe,torchaudio]
+
+.PHONY: demo test test-oldest test-newest lint fuzz bench wheel clean
 
 demo: .venv/.demo  ## embed the example clips with the default weights
 	$(BIN)/python examples/embed_clips.py
 
 test: .venv/.dev  ## run every test
 	$(BIN)/python -m pytest
+
+test-oldest:  ## every test on the lower bounds of pyproject.toml; downloads gigabytes
+	$(OLDEST_PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt \
+		-e '$(EXTRAS)' build hypothesis pytest setuptools
+	.venv-oldest/bin/python -m pytest
+
+test-newest:  ## every test on the newest versions of everything; downloads gigabytes
+	$(NEWEST_PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+		-e '$(EXTRAS)' build hypothesis pytest setuptools
+	.venv-newest/bin/python -m pytest
 
 lint: .venv/.dev  ## style, formatting and types
 	$(BIN)/ruff check .
@@ -23,11 +39,12 @@ fuzz: .venv/.dev  ## damaged files of every kind, for a minute
 bench: .venv/.bench  ## measure speed and memory on this machine; takes long
 	$(BIN)/python benchmarks/run.py
 
-wheel: .venv/.dev  ## build dist/*.whl
+wheel: .venv/.dev  ## build dist/*.whl, the same bytes for the same commit
+	rm -rf build
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## remove what the other targets made
-	rm -rf .venv build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-newest build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

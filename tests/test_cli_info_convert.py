@@ -138,7 +138,7 @@ def test_bad_files_are_one_line_and_a_status(
     output = [tmp_path / "out.safetensors"] if command == "convert" else []
     assert "does not exist" in refusal(capsys, command, tmp_path / "none.pth", *output)
     assert "is a folder" in refusal(capsys, command, tmp_path, *output)
-    state = torch.load(pth)
+    state = torch.load(pth, weights_only=True)
     del state["fc.3.bias"]
     torch.save(state, pth)
     assert "fc.3.bias is missing" in refusal(capsys, command, pth, *output)

@@ -6,6 +6,7 @@ import email.parser
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -29,11 +30,15 @@ NOT_COPIED = shutil.ignore_patterns(
 )
 
 
+COMMIT_DATE = (2024, 2, 29, 12, 30, 58)
+
+
 class Built(NamedTuple):
     wheel: Path
     files: dict[str, bytes]  # of the wheel
     sdist: Path
     wheel_of_sdist: Path
+    sdist_again: Path  # built later, from another folder, with other dates and modes
     modules: set[str]  # of the tree, which is gone
     checkpoints: dict[str, bytes]  # of the tree
 
@@ -41,11 +46,14 @@ class Built(NamedTuple):
         return self.files[f"serab_byols-{VERSION}.dist-info/{name}"].decode()
 
 
-def run(*command: object, cwd: Path, **environment: str) -> str:
+def run(*command: object, cwd: Path, umask: int = 0o022, **environment: str) -> str:
     """Standard output; what went wrong is in the error."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
+    ours = ("PYTHON", "PIP_", "SOURCE_DATE_EPOCH", "GIT_")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     command = tuple(map(str, command))
-    result = subprocess.run(command, cwd=cwd, env={**clean, **environment}, capture_output=True, text=True)
+    result = subprocess.run(
+        command, cwd=cwd, env={**clean, **environment}, umask=umask, capture_output=True, text=True
+    )
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
@@ -53,6 +61,25 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 def files_of(wheel: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(wheel) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
+
+
+def commit(tree: Path) -> None:
+    """Make the tree a repository with one commit, of :data:`COMMIT_DATE`."""
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@localhost")
+    date = "{}-{:02}-{:02}T{:02}:{:02}:{:02}+0000".format(*COMMIT_DATE)
+    run(*git, "init", "--quiet", cwd=tree)
+    run(*git, "add", "--all", cwd=tree)
+    run(*git, "commit", "--quiet", "-m", "all", cwd=tree, GIT_COMMITTER_DATE=date)
+
+
+def another_checkout(tree: Path, other: Path) -> Path:
+    """The same commit with the dates and modes of files of another machine."""
+    shutil.copytree(tree, other)
+    for i, path in enumerate(sorted(other.rglob("*"))):
+        os.utime(path, (1e9 + i, 1e9 + i))
+        if path.is_file():
+            path.chmod(0o600 if i % 2 else 0o775)
+    return other
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +91,21 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         (tree / "checkpoints").mkdir(exist_ok=True)
         serab_byols.save_checkpoint(serab_byols.create_model(d=8), tree / "checkpoints" / DEFAULT_CHECKPOINT)
     (tree / "checkpoints" / "notes.txt").write_text("not for the wheel")
+    commit(tree)
+    other = another_checkout(tree, tmp / "elsewhere" / "a folder")
+    build = (sys.executable, "-m", "build", "--no-isolation", "--outdir")
     # By default the sdist first, then a wheel of what the sdist holds.
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp / "a", tree, cwd=tmp)
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp / "b", tree, cwd=tmp)
+    run(*build, tmp / "a", tree, cwd=tmp)
+    run(*build, tmp / "b", "--sdist", "--wheel", other, cwd=tmp, umask=0o077, TZ="Asia/Tokyo")
     (wheel,) = (tmp / "b").glob("*.whl")
     (wheel_of_sdist,) = (tmp / "a").glob("*.whl")
     (sdist,) = (tmp / "a").glob("*.tar.gz")
+    (sdist_again,) = (tmp / "b").glob("*.tar.gz")
     modules = {path.relative_to(tree).as_posix() for path in (tree / "serab_byols").rglob("*.py")}
     checkpoints = {path.name: path.read_bytes() for path in (tree / "checkpoints").glob("*.safetensors")}
     shutil.rmtree(tree)
-    return Built(wheel, files_of(wheel), sdist, wheel_of_sdist, modules, checkpoints)
+    shutil.rmtree(other)
+    return Built(wheel, files_of(wheel), sdist, wheel_of_sdist, sdist_again, modules, checkpoints)
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
@@ -92,6 +124,16 @@ def test_the_wheel_holds_every_checkpoint_unchanged(built: Built) -> None:
     folder = "serab_byols/checkpoints/"
     held = {Path(name).name: data for name, data in built.files.items() if name.startswith(folder)}
     assert held == built.checkpoints
+
+
+def test_a_build_can_be_repeated(built: Built) -> None:
+    """Bit for bit: in another folder, with other modes and dates of files, another umask, from the sdist."""
+    assert built.wheel_of_sdist.read_bytes() == built.wheel.read_bytes()
+    assert built.sdist_again.read_bytes() == built.sdist.read_bytes()
+    with zipfile.ZipFile(built.wheel) as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {COMMIT_DATE}
+        modes = {entry.external_attr >> 16 for entry in archive.infolist() if "RECORD" not in entry.filename}
+        assert modes == {stat.S_IFREG | 0o644}
 
 
 def test_the_sdist_holds_what_the_wheel_is_built_from(built: Built) -> None:

@@ -195,6 +195,7 @@ def resample_array(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
         )
     if isinstance(samples, np.ma.MaskedArray):
         raise InvalidInputError("samples are a masked array: fill it, or pass its unmasked part")
+    samples = np.asarray(samples)
     if samples.ndim not in (1, 2) or samples.size == 0:
         raise InvalidInputError(
             "samples must have shape (n_samples,) or (n_channels, n_samples) and not be empty, "
@@ -205,7 +206,8 @@ def resample_array(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
             f"samples must be floating point, nominally in [-1, 1], got {samples.dtype}; "
             "divide 16-bit integers by 32768"
         )
-    mono = samples.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        mono = samples.astype(np.float32, copy=False)
     if not np.abs(mono).max() <= MAX_AMPLITUDE:  # so written, NaN fails too
         raise InvalidInputError(f"samples are not finite (NaN or infinity), or beyond {MAX_AMPLITUDE:g}")
     if mono.ndim == 2:

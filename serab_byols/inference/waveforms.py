@@ -73,7 +73,11 @@ def _float32(samples: torch.Tensor | np.ndarray, label: str, device: torch.devic
     if isinstance(samples, np.ndarray):
         if not np.issubdtype(samples.dtype, np.floating):
             raise _not_floating(label, samples.dtype)
-        samples = torch.from_numpy(np.require(samples, np.float32, ["C", "W"]))
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            samples = np.require(samples, np.float32, ["C", "W"])
+        if min(samples.strides) < 0:  # of an axis of length one, which NumPy takes for contiguous
+            samples = samples.copy()
+        samples = torch.from_numpy(samples)
     if not samples.is_floating_point():
         raise _not_floating(label, samples.dtype)
     if samples.shape[-1] == 0:
