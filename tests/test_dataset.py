@@ -390,7 +390,7 @@ def test_a_damaged_description_is_an_error(clips, out, tiny_model):
         ({"part_size": 0}, "part_size must be a positive number"),
         ({"part_size": 1.5}, "part_size must be a positive number"),
         ({"compression": "rar"}, "compression must be one of none, snappy"),
-        ({"embedding_dtype": "int8"}, "embedding_dtype must be one of"),
+        ({"embedding_dtype": "int4"}, "embedding_dtype must be one of"),
         ({"dtype": "float8"}, "dtype must be float32, bfloat16 or float16"),
         ({"dense": True}, "needs timestamps=True"),
     ],

@@ -14,6 +14,7 @@ from serab_byols import Record
 from serab_byols.atomic_write import atomic_write
 from serab_byols.corpus import tables
 from serab_byols.corpus.tables import METADATA_KEY, TableFormat, check_output, open_table
+from serab_byols.corpus.vector_format import VectorFormat
 from serab_byols.errors import InvalidInputError, MissingExtraError
 
 SIZE = 5
@@ -45,7 +46,7 @@ def frames(n=3):
 
 
 def save(path, records, timestamps=False):
-    with open_table(path, TableFormat(SIZE, timestamps, METADATA)) as table:
+    with open_table(path, TableFormat(VectorFormat(SIZE), timestamps, METADATA)) as table:
         for record in records:
             table.add(record, {})
     assert table.n_rows == sum(np.size(record.start) for record in records)
@@ -134,7 +135,7 @@ def test_a_failed_run_leaves_the_folder_as_it_was(tmp_path, monkeypatch, suffix,
 def test_the_old_table_stays_until_the_new_one_is_complete(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(tables, "_ROW_GROUP_BYTES", 1)
     path = save(tmp_path / f"out{suffix}", scenes(1))
-    with open_table(path, TableFormat(SIZE, False, METADATA)) as table:
+    with open_table(path, TableFormat(VectorFormat(SIZE), False, METADATA)) as table:
         for record in scenes(3):
             table.add(record, {})
             assert len(load(path)[0]["file"]) == 1

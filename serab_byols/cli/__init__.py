@@ -22,6 +22,7 @@ from serab_byols.errors import SerabByolsError
 
 COMMANDS = {
     "embed": "embed audio files into a table",
+    "pca": "find the principal components of embeddings",
     "probe": "find out how well embeddings suit labelled clips",
     "hear": "validate and evaluate modules of the HEAR common API",
     "pretrain": "train an encoder on unlabelled audio",

@@ -31,6 +31,7 @@ def embed_into_folder(options: argparse.Namespace) -> int:
             part_size=options.part_size,
             compression=options.compression or "snappy",
             embedding_dtype=options.embedding_dtype,
+            pca=options.pca,
             append=options.append,
             retry_errors=options.retry_errors,
             observer=progress,

@@ -22,6 +22,7 @@ from serab_byols.corpus.listing import Inputs
 from serab_byols.corpus.provenance import describe_model
 from serab_byols.corpus.segments import Segment
 from serab_byols.corpus.tables import TableFormat, check_output, open_table
+from serab_byols.corpus.vector_format import VectorFormat
 from serab_byols.errors import InvalidInputError, SerabByolsError
 from serab_byols.inference.frame_grid import FrameGrid
 from serab_byols.model import ByolsModel
@@ -56,13 +57,12 @@ def embed_into_table(options: argparse.Namespace) -> int:
     if options.timestamps:
         grid = FrameGrid(options.frame_duration, options.hop_size, model.sample_rate)
         metadata |= {"frame_duration_ms": grid.frame_ms, "hop_size_ms": grid.hop_ms, "dense": options.dense}
+    if options.pca is not None:
+        options.pca.check_fits(metadata)
+        metadata["pca"] = options.pca.describe()
+    vectors = VectorFormat(model.embedding_size, options.embedding_dtype, options.pca)
     table_format = TableFormat(
-        model.embedding_size,
-        options.timestamps,
-        metadata,
-        columns,
-        options.embedding_dtype,
-        options.compression or "snappy",
+        vectors, options.timestamps, metadata, columns, options.compression or "snappy"
     )
     errors: _Errors = []
     with mp3_decoder_silenced(), ClipProgress(options.quiet, str(error_table)) as progress:
@@ -76,7 +76,7 @@ def embed_into_table(options: argparse.Namespace) -> int:
         written = f"{output} has the rest" if n_embedded else f"{output} was not written"
         log(f"{errors_in_words(len(errors), n_partial, len(segments))} ({where}); {written}")
     if n_embedded and not options.quiet:
-        print(f"{output}: {n_rows} rows of {model.embedding_size} numbers from {n_embedded} clips")
+        print(f"{output}: {n_rows} rows of {vectors.stored_size} numbers from {n_embedded} clips")
     return EXIT_BAD_FILES if errors else EXIT_OK
 
 

@@ -27,6 +27,8 @@ LIST_SUFFIXES = (".csv", ".parquet", ".npz")
 
 _BOUNDS = ("start", "end")
 _NAMES = ("path", "file")
+OUR_COLUMNS = ("time", "scale", "embedding")
+"""What a table of embeddings has beside names and bounds: not carried from a table of ours to another."""
 
 
 def is_list(path: str | os.PathLike[str]) -> bool:
@@ -70,7 +72,7 @@ def carried_columns(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     with _local_list(path) as local:
         named = _SCHEMAS[_suffix(path)](local)
-    taken = [name for name in named if name in ("time", "embedding")]
+    taken = [name for name in named if name in OUR_COLUMNS]
     if taken or ("path" in named and "file" in named):
         name = (taken or ["file"])[0]
         raise InvalidInputError(
@@ -113,7 +115,7 @@ def _parquet_columns(path: Path) -> dict[str, Any]:
     schema = parquet.read_schema(path)
     names = schema.names
     if METADATA_KEY.encode() in (schema.metadata or {}):  # a table of ours: embedded anew
-        names = [name for name in names if name not in ("time", "embedding")]
+        names = [name for name in names if name not in OUR_COLUMNS]
     # pandas stores its index under such a name
     names = [name for name in names if not name.startswith("__index_level_")]
     return dict(zip(_checked_columns(path, names), (schema.field(name).type for name in names)))
@@ -140,9 +142,7 @@ def _open_npz(path: Path) -> Any:
 
 
 def _npz_names(path: Path, archive: Any) -> list[str]:
-    return _checked_columns(
-        path, [name for name in archive.files if name not in ("time", "embedding", "metadata")]
-    )
+    return _checked_columns(path, [name for name in archive.files if name not in (*OUR_COLUMNS, "metadata")])
 
 
 def _arrow_type(dtype: np.dtype) -> Any:

@@ -10,7 +10,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -18,11 +18,11 @@ import numpy as np
 
 from serab_byols.atomic_write import atomic_write
 from serab_byols.corpus.record import Record
+from serab_byols.corpus.vector_format import VectorFormat
 from serab_byols.errors import InvalidInputError, missing_extra
 
 METADATA_KEY = "serab_byols"
 COMPRESSIONS = ("none", "snappy", "zstd", "lz4", "gzip")
-EMBEDDING_DTYPES = ("float32", "float16")
 _ROW_GROUP_BYTES = 32 << 20
 
 
@@ -31,37 +31,28 @@ class TableFormat:
     """What the rows of a table are.
 
     Attributes:
-        embedding_size: D.
+        vectors: how embeddings are stored.
         timestamps: rows are frames, with a column ``time``.
         metadata: JSON-serialisable facts about the model, kept with the table.
         columns: further columns, by name; values are Arrow types, None for text.
-        embedding_dtype: ``"float32"``, or ``"float16"`` for half the size.
         compression: of Parquet; one of :data:`COMPRESSIONS`.
     """
 
-    embedding_size: int
+    vectors: VectorFormat
     timestamps: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
-    embedding_dtype: str = "float32"
     compression: str = "snappy"
 
-    def as_stored(self, record: Record) -> Record:
-        """The record with its embedding in the table's precision.
-
-        Raises:
-            InvalidInputError: a value is too large for float16.
-        """
-        if record.embedding.dtype == self.embedding_dtype:
-            return record
-        with np.errstate(over="ignore"):
-            embedding = record.embedding.astype(self.embedding_dtype)
-        if not np.isfinite(embedding).all():
-            raise InvalidInputError(
-                f"the embedding of {record.file} has values up to {np.abs(record.embedding).max():g}, "
-                f"more than {self.embedding_dtype} holds: store float32"
-            )
-        return replace(record, embedding=embedding)
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Columns of numbers that this library makes, but for ``embedding``."""
+        return (
+            "start",
+            "end",
+            *(["time"] if self.timestamps else []),
+            *(["scale"] if self.vectors.has_scale else []),
+        )
 
 
 class TableWriter(ABC):
@@ -76,7 +67,7 @@ class TableWriter(ABC):
 
     def add(self, record: Record, columns: Mapping[str, Any]) -> None:
         """Append the row or rows of a record, with the values of the further columns."""
-        embedding = np.atleast_2d(self.format.as_stored(record).embedding)
+        embedding, scale = self.format.vectors.store(np.atleast_2d(record.embedding))
         n_rows = len(embedding)
         block: dict[str, Any] = {
             "file": [record.file] * n_rows,
@@ -87,6 +78,8 @@ class TableWriter(ABC):
         }
         if self.format.timestamps:
             block["time"] = record.time
+        if self.format.vectors.has_scale:
+            block["scale"] = scale
         self._pending.append(block)
         self._n_pending += n_rows
         self.n_rows += n_rows
@@ -102,8 +95,7 @@ class TableWriter(ABC):
         """Write the pending rows."""
         if not self._pending:
             return
-        frame_columns = ["time"] if self.format.timestamps else []
-        of_arrays = ["start", "end", *frame_columns, "embedding"]
+        of_arrays = [*self.format.arrays, "embedding"]
         block = {name: np.concatenate([each[name] for each in self._pending]) for name in of_arrays}
         of_lists = {
             name: [value for each in self._pending for value in each[name]]
@@ -136,7 +128,7 @@ class ParquetWriter(TableWriter):
 
     def write(self, block: dict[str, Any]) -> None:
         values = self._arrow.array(np.ascontiguousarray(block["embedding"]).ravel())
-        size = self.format.embedding_size
+        size = self.format.vectors.stored_size
         block["embedding"] = self._arrow.FixedSizeListArray.from_arrays(values, size)
         self._writer.write_table(self._arrow.table(block, schema=self.schema))
 
@@ -160,13 +152,13 @@ class ParquetWriter(TableWriter):
 def arrow_schema(table_format: TableFormat) -> Any:
     """The Arrow schema of a table."""
     pa, _ = pyarrow_packages()
-    times = ("start", "end", "time") if table_format.timestamps else ("start", "end")
-    number = pa.float16() if table_format.embedding_dtype == "float16" else pa.float32()
+    vectors = table_format.vectors
+    number = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()}[vectors.dtype]
     fields = [
         ("file", pa.string()),
-        *((name, pa.float64()) for name in times),
+        *((name, pa.float32() if name == "scale" else pa.float64()) for name in table_format.arrays),
         *((name, kind or pa.string()) for name, kind in table_format.columns.items()),
-        ("embedding", pa.list_(number, table_format.embedding_size)),
+        ("embedding", pa.list_(number, vectors.stored_size)),
     ]
     metadata = {METADATA_KEY: json.dumps(dict(table_format.metadata), sort_keys=True)}
     return pa.schema(fields, metadata=metadata)
@@ -186,7 +178,7 @@ class NpzWriter(TableWriter):
         self._path = path
         self._lists: dict[str, list[Any]] = {"file": [], **{name: [] for name in table_format.columns}}
         self._arrays: dict[str, list[np.ndarray]] = {}
-        self._dtype = np.dtype(table_format.embedding_dtype).newbyteorder("<")
+        self._dtype = np.dtype(table_format.vectors.dtype).newbyteorder("<")
         self._spool = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed by release()
 
     def write(self, block: dict[str, Any]) -> None:
@@ -208,7 +200,7 @@ class NpzWriter(TableWriter):
             header = {
                 "descr": self._dtype.str,
                 "fortran_order": False,
-                "shape": (self.n_rows, self.format.embedding_size),
+                "shape": (self.n_rows, self.format.vectors.stored_size),
             }
             with archive.open("embedding.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(member, header)

@@ -31,9 +31,11 @@ from serab_byols.corpus.dataset.storage import RUN_FOLDER, Storage
 from serab_byols.corpus.embedding import EMBEDDED_IN_PART, check_corpus_normalization
 from serab_byols.corpus.error_table import SEGMENT_COLUMNS, write_error_table
 from serab_byols.corpus.listing import Input, Inputs
+from serab_byols.corpus.pca import Pca
 from serab_byols.corpus.provenance import describe_model
 from serab_byols.corpus.remote import file_system, is_url, without_file_scheme
-from serab_byols.corpus.tables import COMPRESSIONS, EMBEDDING_DTYPES, TableFormat
+from serab_byols.corpus.tables import COMPRESSIONS, TableFormat
+from serab_byols.corpus.vector_format import EMBEDDING_DTYPES, VectorFormat
 from serab_byols.errors import InvalidInputError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
 from serab_byols.inference.frame_grid import FrameGrid
@@ -85,6 +87,7 @@ def embed_dataset(
     part_size: int | None = None,
     compression: str = "snappy",
     embedding_dtype: str = "float32",
+    pca: Pca | None = None,
     append: bool = False,
     retry_errors: bool = False,
     engine: Engine = make_locally,
@@ -108,7 +111,9 @@ def embed_dataset(
         part_size: segments in a file of rows, and what is lost at most when a run is killed; by default 512,
             or that of the dataset that is there.
         compression: of the files: ``"none"``, ``"snappy"``, ``"zstd"``, ``"lz4"`` or ``"gzip"``.
-        embedding_dtype: ``"float32"`` or ``"float16"``: what is stored.
+        embedding_dtype: what is stored: ``"float32"``, ``"float16"`` or ``"int8"``; the latter with a column
+            ``scale`` by which a vector is to be multiplied.
+        pca: principal components to store instead of all dimensions, from :func:`load_pca`.
         append: plan those inputs that the dataset does not have yet as further parts.
         retry_errors: try the segments again that could not be embedded, and only those.
         engine: who makes the parts; by default this process.
@@ -139,9 +144,17 @@ def embed_dataset(
     metadata = describe_model(loaded)
     loaded = _with_dtype(loaded, dtype)
     grid = FrameGrid(frame_duration, hop_size, loaded.sample_rate) if timestamps else None
+    if pca is not None:
+        pca.check_fits(metadata)
+    vectors = VectorFormat(loaded.embedding_size, embedding_dtype, pca)
     columns = listed.carried_columns()
     wanted = RunDescription(
-        table={**metadata, "dtype": _dtype_name(loaded), **_describe_frames(grid, dense)},
+        table={
+            **metadata,
+            "dtype": _dtype_name(loaded),
+            **_describe_frames(grid, dense),
+            **({"pca": pca.describe()} if pca else {}),
+        },
         storage={
             "part_size": PART_SIZE if part_size is None else part_size,
             "compression": compression,
@@ -155,11 +168,10 @@ def embed_dataset(
             wanted.storage["part_size"] = existing.storage["part_size"]
         run = _planned_run(storage, existing, wanted, listed, columns, append=append)
         table_format = TableFormat(
-            loaded.timestamp_embedding_size if timestamps else loaded.scene_embedding_size,
+            vectors,
             timestamps,
             run.table,
             plan_columns(storage, run.plan[0]),
-            embedding_dtype,
             compression,
         )
         maker = PartMaker(loaded, grid, table_format, storage, dense=dense)
