@@ -27,7 +27,7 @@ from serab_byols.errors import InvalidInputError, SerabByolsError
 from serab_byols.probe import ProbeResult, as_json, as_text, draw_confusion, probe
 from serab_byols.probe.confusion_plot import check_can_draw
 from serab_byols.probe.manifest import SPLIT_COLUMNS
-from serab_byols.probe.splitting import N_FOLDS
+from serab_byols.probe.splitting import N_DRAWS, N_FOLDS
 
 
 def add_parser(commands: Commands) -> None:
@@ -86,6 +86,19 @@ def add_parser(commands: Commands) -> None:
         "--c", type=float, metavar="C", help="fix the regression's C (default: chosen in every fold)"
     )
     parser.add_argument(
+        "--shots",
+        type=int,
+        metavar="N",
+        help="also few-shot scores: logistic regression on N clips of each label; 8 is MAEB's protocol",
+    )
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=N_DRAWS,
+        metavar="N",
+        help="how often these clips are drawn (default: %(default)s)",
+    )
+    parser.add_argument(
         "--normalization",
         type=normalization_rule,
         default="auto",
@@ -100,7 +113,7 @@ def add_parser(commands: Commands) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="of random folds, random weights and intervals (default: %(default)s)",
+        help="of random folds, few-shot draws, random weights and intervals (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers to OUT, as JSON")
     parser.add_argument(
@@ -130,6 +143,8 @@ def _probe(options: argparse.Namespace) -> int:
             by=options.by,
             n_folds=options.folds,
             c=options.c,
+            shots=options.shots,
+            n_draws=options.draws,
             normalization=options.normalization,
             device=options.device,
             seed=options.seed,
