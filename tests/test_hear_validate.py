@@ -77,7 +77,11 @@ FAULTS = {
         "timestamp_embedding_size",
     ),
     "no scene function": ("def get_scene_embeddings", "def scene", "get_scene_embeddings"),
-    "a third argument": ("stamp_embeddings(audio, model", "stamp_embeddings(audio, model, hop", "get_timestamp_embeddings"),
+    "a third argument": (
+        "stamp_embeddings(audio, model",
+        "stamp_embeddings(audio, model, hop",
+        "get_timestamp_embeddings",
+    ),
     "scenes raise": (SCENE, "    assert audio.shape[1] > RATE, 'too short'\n" + SCENE, "scene-call"),
     "scenes are arrays": (SCENE, SCENE + ".detach().numpy()", "scene-call"),
     "scenes are a pair": (SCENE, SCENE + ", 1", "scene-call"),
@@ -106,7 +110,7 @@ FAULTS = {
     "uneven timestamps": (STAMPS, STAMPS + "\n    timestamps[3] += 2", "spacing"),
     "timestamps in seconds, all 0": (STAMPS, STAMPS + " * 0", "spacing"),
     "too-long last timestamp": ("/ HOP_MS) + 1", "/ HOP_MS) + 2", "within-clip"),
-    "negative timestamp": (STAMPS, STAMPS + " - 1", "within-clip"),
+    "negative timestamp": (STAMPS, STAMPS + " - 1", "start"),
     "no frames at the start": (
         PAIR,
         "    return model(frames)[:, 3:], timestamps.repeat(len(audio), 1)[:, 3:]",
