@@ -16,9 +16,11 @@ from serab_byols.errors import InvalidInputError, SerabByolsError, missing_extra
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import NormalizationName
 from serab_byols.probe.features import (
+    HearModule,
     Progress,
     extract_all,
     features_of_models,
+    hear_module_features,
     log_mel_features,
     random_features,
 )
@@ -31,6 +33,7 @@ def probe(
     manifest: str | os.PathLike[str],
     models: Sequence[str | os.PathLike[str] | ByolsModel] = ("",),
     *,
+    hear_modules: Mapping[str, HearModule] | None = None,
     random: bool = False,
     log_mel_statistics: bool = False,
     tasks: Sequence[str] = (),
@@ -50,6 +53,8 @@ def probe(
     Args:
         manifest: CSV file; see :func:`serab_byols.probe.manifest.read_manifest`.
         models: checkpoints as for :func:`load_model`, or models.
+        hear_modules: other features, by a name for the report: modules of the HEAR common API, or what
+            :func:`serab_byols.integrations.as_hear_module.as_hear_module` makes of a function or transformer.
         random: also the architectures of the models with random weights.
         log_mel_statistics: also statistics of log-mels and MFCCs over time.
         tasks: names of the tasks to probe; by default all.
@@ -93,6 +98,8 @@ def probe(
     load = partial(load_model, normalization=normalization, device=device)
     loaded = [("", item) if isinstance(item, ByolsModel) else (item, load(item)) for item in models]
     extractors = features_of_models(loaded)
+    for name, module in (hear_modules or {}).items():
+        extractors.append(hear_module_features(module, name, device))
     if random:
         extractors += random_features([model for _, model in loaded], seed)
     if log_mel_statistics:
