@@ -99,7 +99,7 @@ def mteb_task():
     def part(n_clips):
         labels = rng.integers(0, 3, n_clips).tolist()
         clips = [
-            tone(300 + 60 * label, 0.3, 16000) * 0.1 + 0.3 * rng.standard_normal(4800) for label in labels
+            tone(300 + 60 * label, 0.3, 16000) * 0.1 + 0.1 * rng.standard_normal(4800) for label in labels
         ]
         items = [{"array": clip.astype(np.float32), "sampling_rate": 16000} for clip in clips]
         return datasets.Dataset.from_dict({"audio": items, "label": labels}), labels, clips
