@@ -1,10 +1,12 @@
 """``serab-byols hear validate``: a good module keeps every rule, and each planted fault breaks one."""
 
 import json
+import re
 import sys
 
 import pytest
 import torch
+from parity_data import ROOT
 
 from serab_byols import cli
 from serab_byols.hear_benchmark import validation_timestamps
@@ -272,6 +274,12 @@ def test_ours_keeps_every_rule():
     verdicts = list(validate("serab_byols"))
     assert broken(verdicts) == []
     assert succeeded(verdicts)
+
+
+def test_the_page_lists_the_rules():
+    page = (ROOT / "docs" / "hear-validate.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([\w-]+)` \| (\w+) \|", page, re.MULTILINE)
+    assert listed == [(rule.name, rule.origin.replace("api", "API")) for rule in RULES]
 
 
 # The command
