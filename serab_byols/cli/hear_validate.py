@@ -9,7 +9,8 @@ from pathlib import Path
 
 from serab_byols._version import __version__
 from serab_byols.atomic_write import atomic_write, check_not_an_input
-from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, EXIT_USAGE, device, printable, say
+from serab_byols.cli.messages import log, printable
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, EXIT_USAGE, device
 from serab_byols.hear_benchmark.validation import RULES, Verdict, succeeded, validate
 
 NAME_WIDTH = max(len(rule.name) for rule in RULES)
@@ -17,7 +18,7 @@ NAME_WIDTH = max(len(rule.name) for rule in RULES)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Exit status: 0 when no rule is broken and the embeddings could be looked at, 1 when not, "
+        "exit status: 0 when no rule is broken and the embeddings could be looked at, 1 when not, "
         "2 when the command was used wrongly."
     )
     parser.add_argument(
@@ -56,7 +57,7 @@ def _validate(options: argparse.Namespace) -> int:
     n_failed = sum(verdict.outcome == "failed" for verdict in verdicts)
     if succeeded(verdicts):
         return EXIT_OK
-    say(
+    log(
         f"{options.module} breaks {n_failed} rules"
         if n_failed
         else f"{options.module} could not be validated"

@@ -133,12 +133,7 @@ def hear_module_features(
         model = module.load_model()
         if isinstance(model, torch.nn.Module):
             model.to(device)
-        facts = {
-            "kind": "HEAR module",
-            "module": name,
-            "embedding_size": int(model.scene_embedding_size),
-            "sample_rate": int(model.sample_rate),
-        }
+        rate_hz, size = int(model.sample_rate), int(model.scene_embedding_size)
     except Exception as error:
         raise InvalidInputError(f"the module {name} has no model: {type(error).__name__}: {error}") from error
 
@@ -153,7 +148,8 @@ def hear_module_features(
             raise InvalidInputError(f"{name}: the embedding is not finite")
         return embedding
 
-    return FeatureExtractor(name, facts, _clip_by_clip(facts["sample_rate"], embed))
+    facts = {"kind": "HEAR module", "module": name, "embedding_size": size, "sample_rate": rate_hz}
+    return FeatureExtractor(name, facts, _clip_by_clip(rate_hz, embed))
 
 
 def _clip_by_clip(
