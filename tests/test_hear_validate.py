@@ -301,8 +301,21 @@ def test_a_line_a_rule_and_json(planted, tmp_path, capfd):
         "failed  scene-dtype               scene embeddings are float32: expected torch.float32, "
         "got torch.float64\n"
     )
-    assert shown.err == f"serab-byols: {bad} breaks 1 rules\n"
+    assert shown.err == f"serab-byols: {bad} breaks 1 rule\n"
     assert json.loads(out.read_text())["valid"] is False
+
+
+def test_what_cannot_be_written_is_said_before_the_work(planted, tmp_path, capfd):
+    name = planted(GOOD)
+    (tmp_path / "weights.pt").touch()
+    for options, says in [
+        (["--json", str(tmp_path)], "folder"),
+        (["--json", "weights.pt", "--model", "weights.pt"], "is also an input"),
+    ]:
+        assert cli.main(["hear", "validate", name, *options]) == 2
+        shown = capfd.readouterr()
+        assert says in shown.err
+        assert shown.out == ""
 
 
 def test_a_module_that_is_not_there(planted, capfd):

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from serab_byols._version import __version__
-from serab_byols.atomic_write import atomic_write, check_not_an_input
+from serab_byols.atomic_write import atomic_write, check_not_an_input, check_replaceable
 from serab_byols.cli.messages import log, printable
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, EXIT_USAGE, device
 from serab_byols.hear_benchmark.validation import RULES, Verdict, succeeded, validate
@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _validate(options: argparse.Namespace) -> int:
     check_not_an_input([options.json], [options.model] if options.model else [])
+    if options.json is not None:
+        check_replaceable(options.json)
     verdicts = []
     for verdict in validate(options.module, options.model, device=options.device, long=options.long):
         verdicts.append(verdict)
@@ -57,11 +59,8 @@ def _validate(options: argparse.Namespace) -> int:
     n_failed = sum(verdict.outcome == "failed" for verdict in verdicts)
     if succeeded(verdicts):
         return EXIT_OK
-    log(
-        f"{options.module} breaks {n_failed} rules"
-        if n_failed
-        else f"{options.module} could not be validated"
-    )
+    rules = "1 rule" if n_failed == 1 else f"{n_failed} rules"
+    log(f"{options.module} {f'breaks {rules}' if n_failed else 'could not be validated'}")
     return EXIT_BAD_FILES
 
 
