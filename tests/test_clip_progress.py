@@ -33,7 +33,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(clock, capsys):
             progress.advance(1)
     assert capsys.readouterr().err.splitlines() == [
         "serab-byols: passed over 4 files that are not audio by suffix (3 .txt, 1 without)",
-        "serab-byols: 341 of 1000 clips, 8.0 a second, about 1 min left",
+        "serab-byols: 341 of 1000 clips, 8.0 a second, about 82 s left",
     ]
 
 

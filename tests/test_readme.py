@@ -87,6 +87,18 @@ def test_the_corpora_page_runs(folder):
     assert list(session["classifier"].classes_) == ["calm", "excited"]
 
 
+@pytest.mark.parametrize("page", ["docs/benchmark-adapters.md", "docs/hear-validate.md"])
+def test_pages_on_benchmarks_run(folder, page):
+    session = {}
+    for language, code in blocks(page):
+        if language == "python":
+            exec(compile(code, page, "exec"), session)
+        for line in code.splitlines() if language == "sh" else ():
+            program, *arguments = shlex.split(line)
+            assert program == "serab-byols"
+            assert main(arguments) == 0, line
+
+
 PAGES = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
 
 

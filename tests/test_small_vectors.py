@@ -73,7 +73,7 @@ def test_impossible_components_are_errors(tmp_path):
     whole = path.read_bytes()
     for damaged in (b"", whole[:50], whole[:-100], b"x" * 100):
         path.write_bytes(damaged)
-        with pytest.raises(InvalidInputError, match="no principal components|damaged"):
+        with pytest.raises(InvalidInputError, match=r"no principal components|damaged"):
             load_pca(path)
     with pytest.raises(InvalidInputError, match="no principal components"):
         load_pca(serab_byols.load_model().source)
@@ -121,7 +121,7 @@ def test_a_table_of_int8_components(clips, tmp_path, tiny_model):
     np.testing.assert_allclose(actual, expected, atol=np.abs(expected).max() / 200)
     np.testing.assert_array_equal(np.concatenate(list(EmbeddingTable(tmp_path / "small").blocks())), actual)
     assert EmbeddingTable(tmp_path / "small").metadata["pca"]["dimensions"] == 4
-    with pytest.raises(InvalidInputError, match="pca is .* there and not set now"):
+    with pytest.raises(InvalidInputError, match=r"pca is .* there and not set now"):
         embed_dataset(clips, tmp_path / "small", tiny_model, embedding_dtype="int8", part_size=7)
     with pytest.raises(InvalidInputError, match="belong to other embeddings"):
         embed_dataset(clips, tmp_path / "other", serab_byols.create_model("default", d=16), pca=pca)

@@ -94,8 +94,14 @@ class ClipProgress:
         self._logged = time.monotonic()
         a_second = (self._n_done - self._n_before) / (self._logged - self._began)
         left_s = (self._n_segments - self._n_done) / a_second if a_second else 0
-        left = f"{left_s / 60:.0f} min" if left_s < 7200 else f"{left_s / 3600:.1f} h"
-        log(f"{self._n_done} of {self._n_segments} clips, {a_second:.1f} a second, about {left} left")
+        speed = f"{a_second:.1f} a second, about {_duration(left_s)} left"
+        log(f"{self._n_done} of {self._n_segments} clips, {speed}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def errors_in_words(n_errors: int, n_partial: int, n_clips: int) -> str:

@@ -8,7 +8,9 @@ import os
 import re
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 from serab_byols.atomic_write import atomic_write, check_not_an_input, check_replaceable
 from serab_byols.cli.messages import FileErrors, log, printable
@@ -26,8 +28,9 @@ from serab_byols.corpus.segments import Segment
 from serab_byols.errors import InvalidInputError, SerabByolsError
 from serab_byols.probe import ProbeResult, as_json, as_text, draw_confusion, probe
 from serab_byols.probe.confusion_plot import check_can_draw
+from serab_byols.probe.features import HearModule
 from serab_byols.probe.manifest import SPLIT_COLUMNS
-from serab_byols.probe.splitting import N_FOLDS
+from serab_byols.probe.splitting import N_DRAWS, N_FOLDS
 
 
 def add_parser(commands: Commands) -> None:
@@ -60,6 +63,14 @@ def add_parser(commands: Commands) -> None:
     )
     add_cache_dir(parser)
     parser.add_argument(
+        "--hear-module",
+        action="append",
+        default=[],
+        metavar="NAME[=FILE]",
+        help="also another module of the HEAR common API, installed or in the current folder, with weights "
+        "for its load_model; may be repeated",
+    )
+    parser.add_argument(
         "--random", action="store_true", help="also the same architectures with random weights"
     )
     parser.add_argument(
@@ -86,6 +97,19 @@ def add_parser(commands: Commands) -> None:
         "--c", type=float, metavar="C", help="fix the regression's C (default: chosen in every fold)"
     )
     parser.add_argument(
+        "--shots",
+        type=int,
+        metavar="N",
+        help="also few-shot scores: logistic regression on N clips of each label; 8 is MAEB's protocol",
+    )
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=N_DRAWS,
+        metavar="N",
+        help="how often these clips are drawn (default: %(default)s)",
+    )
+    parser.add_argument(
         "--normalization",
         type=normalization_rule,
         default="auto",
@@ -100,7 +124,7 @@ def add_parser(commands: Commands) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="of random folds, random weights and intervals (default: %(default)s)",
+        help="of random folds, few-shot draws, random weights and intervals (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers to OUT, as JSON")
     parser.add_argument(
@@ -124,12 +148,15 @@ def _probe(options: argparse.Namespace) -> int:
         results = probe(
             options.manifest,
             options.model or [""],
+            hear_modules=_hear_modules(options.hear_module),
             random=options.random,
             log_mel_statistics=options.log_mel_statistics,
             tasks=options.task or [],
             by=options.by,
             n_folds=options.folds,
             c=options.c,
+            shots=options.shots,
+            n_draws=options.draws,
             normalization=options.normalization,
             device=options.device,
             seed=options.seed,
@@ -144,6 +171,28 @@ def _probe(options: argparse.Namespace) -> int:
     if skipped:
         log(f"{len(skipped)} clips could not be embedded; the scores are without them")
     return EXIT_BAD_FILES if skipped else EXIT_OK
+
+
+def _hear_modules(options: list[str]) -> dict[str, HearModule]:
+    from serab_byols.hear_benchmark.hear_module import import_hear_module
+
+    modules: dict[str, HearModule] = {}
+    for option in options:
+        name, _, file = option.partition("=")
+        try:
+            module = import_hear_module(name)
+        except ImportError as error:
+            raise InvalidInputError(f"the module {name!r} cannot be imported: {error}") from error
+        modules[option] = _WithWeights(module, file) if file else module
+    return modules
+
+
+class _WithWeights:
+    """A HEAR module whose model is that of a file."""
+
+    def __init__(self, module: ModuleType, file: str) -> None:
+        self.load_model = partial(module.load_model, file)
+        self.get_scene_embeddings = module.get_scene_embeddings
 
 
 def _check_outputs(options: argparse.Namespace) -> None:

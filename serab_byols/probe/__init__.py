@@ -2,6 +2,15 @@
 
 from serab_byols.probe.confusion_plot import draw_confusion
 from serab_byols.probe.probing import probe
-from serab_byols.probe.results import FoldResult, Prediction, ProbeResult, as_json, as_text
+from serab_byols.probe.results import FewShotResult, FoldResult, Prediction, ProbeResult, as_json, as_text
 
-__all__ = ["FoldResult", "Prediction", "ProbeResult", "as_json", "as_text", "draw_confusion", "probe"]
+__all__ = [
+    "FewShotResult",
+    "FoldResult",
+    "Prediction",
+    "ProbeResult",
+    "as_json",
+    "as_text",
+    "draw_confusion",
+    "probe",
+]

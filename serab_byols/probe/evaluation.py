@@ -13,16 +13,18 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
+from sklearn.metrics import accuracy_score, confusion_matrix
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from serab_byols.probe import few_shot
 from serab_byols.probe.bootstrap import CONFIDENCE, N_RESAMPLES, bootstrap_intervals
 from serab_byols.probe.features import Progress
 from serab_byols.probe.manifest import Task, encoded, in_order
-from serab_byols.probe.results import FoldResult, Prediction, ProbeResult
-from serab_byols.probe.splitting import Plan, Split
+from serab_byols.probe.recall import unweighted_average_recall
+from serab_byols.probe.results import FewShotResult, FoldResult, Prediction, ProbeResult
+from serab_byols.probe.splitting import N_DRAWS, Plan, Split
 
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths of the L2 penalty that are tried: from almost no fit to almost no penalty."""
@@ -91,11 +93,6 @@ def _fit_path(
     return fits
 
 
-def unweighted_average_recall(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean recall over the labels in ``truth``: balanced accuracy, also where others are predicted."""
-    return float(recall_score(truth, predicted, labels=np.unique(truth), average="macro"))
-
-
 def evaluate(
     task: Task,
     plan: Plan,
@@ -104,6 +101,8 @@ def evaluate(
     name: str,
     description: dict[str, Any],
     c: float | None = None,
+    shots: int | None = None,
+    n_draws: int = N_DRAWS,
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> ProbeResult:
@@ -115,7 +114,8 @@ def evaluate(
         features: float (N, D), in the order of the clips.
         name, description: of the features, for the report.
         c: inverse strength of the penalty; by default chosen in every fold.
-        seed: of the bootstrap.
+        shots, n_draws: also few-shot scores; see :mod:`serab_byols.probe.few_shot`.
+        seed: of the bootstrap and the draws.
         on_progress: called before the first and after every fold.
     """
     labels = tuple(in_order(task.labels))
@@ -134,11 +134,16 @@ def evaluate(
     group = task.columns.get("group")
     clusters = np.arange(len(truth)) if group is None else encoded(group)
     intervals = bootstrap_intervals(truth[tested], predicted, clusters[tested], seed)
+    protocol = _protocol(plan, c, seed, "clips" if group is None else "groups")
+    of_few: FewShotResult | None = None
+    if shots is not None:
+        of_few = few_shot.few_shot(features, truth, plan, shots, n_draws, seed)
+        protocol["few-shot"] = few_shot.protocol(shots, n_draws, seed)
     return ProbeResult(
         task=task.name,
         features=name,
         description=description,
-        protocol=_protocol(plan, c, seed, "clips" if group is None else "groups"),
+        protocol=protocol,
         labels=labels,
         n_clips=len(truth),
         n_groups=len(np.unique(clusters)),
@@ -147,6 +152,7 @@ def evaluate(
         uar=unweighted_average_recall(truth[tested], predicted),
         accuracy_interval=intervals[0] if intervals else None,
         uar_interval=intervals[1] if intervals else None,
+        few_shot=of_few,
         folds=tuple(_fold_result(split, truth[split.test], fit) for split, fit in zip(plan.splits, fits)),
         confusion=confusion_matrix(truth[tested], predicted, labels=range(len(labels))),
         predictions=tuple(
@@ -157,6 +163,7 @@ def evaluate(
             *plan.notes,
             *_notes(plan, fits, c),
             *([] if intervals else ["all test clips are of one group: there is no interval"]),
+            *([] if of_few is None else few_shot.notes(of_few, truth, plan)),
         ),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from serab_byols.corpus.embedding import (
 from serab_byols.corpus.log_mel_statistics import N_STATISTICS, STATISTICS, log_mel_statistics
 from serab_byols.corpus.provenance import describe_model
 from serab_byols.corpus.segments import Segment
-from serab_byols.errors import SerabByolsError
+from serab_byols.errors import InvalidInputError, SerabByolsError
 from serab_byols.frontend import MIN_SAMPLES, SAMPLE_RATE_HZ, TorchFrontend
 from serab_byols.model import ByolsModel, create_model
 
@@ -102,20 +102,81 @@ def architecture(model: ByolsModel) -> str:
 def log_mel_features() -> FeatureExtractor:
     """Log-mel and MFCC statistics; see :mod:`serab_byols.corpus.log_mel_statistics`."""
     frontend = TorchFrontend()
+    facts = {"kind": "log-mel statistics", "features": STATISTICS, "embedding_size": N_STATISTICS}
+    extract = _clip_by_clip(SAMPLE_RATE_HZ, lambda samples: clip_statistics(samples, frontend))
+    return FeatureExtractor("log-mel statistics", facts, extract)
+
+
+class HearModule(Protocol):
+    """A module of the HEAR common API, or an object with its functions."""
+
+    def load_model(self) -> Any:
+        """The model, with ``sample_rate`` and ``scene_embedding_size``."""
+        ...
+
+    def get_scene_embeddings(self, audio: torch.Tensor, model: Any, /) -> torch.Tensor:
+        """Of (n_clips, n_samples): (n_clips, D)."""
+        ...
+
+
+def hear_module_features(
+    module: HearModule, name: str, device: str | torch.device = "cpu"
+) -> FeatureExtractor:
+    """Scene embeddings of any module of the HEAR common API, clip by clip.
+
+    Whatever it raises for a clip, and embeddings that are not finite, are errors of that clip.
+
+    Raises:
+        InvalidInputError: the module has no model with the attributes that HEAR asks for.
+    """
+    try:
+        model = module.load_model()
+        if isinstance(model, torch.nn.Module):
+            model.to(device)
+        rate_hz, size = int(model.sample_rate), int(model.scene_embedding_size)
+    except Exception as error:
+        raise InvalidInputError(f"the module {name} has no model: {type(error).__name__}: {error}") from error
+
+    def embed(samples: np.ndarray) -> np.ndarray:
+        try:
+            with torch.no_grad():
+                scenes = module.get_scene_embeddings(torch.from_numpy(samples)[None].to(device), model)
+            embedding = scenes[0].float().cpu().numpy()
+        except Exception as error:
+            raise InvalidInputError(f"{name}: {type(error).__name__}: {error}") from error
+        if not np.isfinite(embedding).all():
+            raise InvalidInputError(f"{name}: the embedding is not finite")
+        return embedding
+
+    facts = {"kind": "HEAR module", "module": name, "embedding_size": size, "sample_rate": rate_hz}
+    return FeatureExtractor(name, facts, _clip_by_clip(rate_hz, embed))
+
+
+def _clip_by_clip(
+    rate_hz: int, features: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[Sequence[Segment], ErrorHandler], Vectors]:
+    """For an extractor: features (D,) of a clip (n,) at that rate, float32; errors name the file."""
 
     def extract(segments: Sequence[Segment], on_error: ErrorHandler) -> Vectors:
         for i, segment in enumerate(segments):
             try:
                 segment.check()
                 with AudioClip(segment.path, segment.start_s, segment.end_s) as clip:
-                    samples = clip.read(SAMPLE_RATE_HZ)
+                    samples = clip.read(rate_hz)
+                vector = _named(segment, features, samples)
             except SerabByolsError as error:
                 on_error(segment, error)
                 continue
-            yield i, clip_statistics(samples, frontend)
+            yield i, vector
 
-    facts = {"kind": "log-mel statistics", "features": STATISTICS, "embedding_size": N_STATISTICS}
-    return FeatureExtractor("log-mel statistics", facts, extract)
+    return extract
+
+
+def _named(segment: Segment, features: Callable[[np.ndarray], np.ndarray], samples: np.ndarray) -> np.ndarray:
+    try:
+        return features(samples)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{segment.path}: {error}") from error
 
 
 def clip_statistics(samples: np.ndarray, frontend: TorchFrontend) -> np.ndarray:

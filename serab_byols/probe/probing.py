@@ -16,27 +16,32 @@ from serab_byols.errors import InvalidInputError, SerabByolsError, missing_extra
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import NormalizationName
 from serab_byols.probe.features import (
+    HearModule,
     Progress,
     extract_all,
     features_of_models,
+    hear_module_features,
     log_mel_features,
     random_features,
 )
 from serab_byols.probe.manifest import read_manifest
 from serab_byols.probe.results import ProbeResult
-from serab_byols.probe.splitting import N_FOLDS, make_plan
+from serab_byols.probe.splitting import N_DRAWS, N_FOLDS, make_plan
 
 
 def probe(
     manifest: str | os.PathLike[str],
     models: Sequence[str | os.PathLike[str] | ByolsModel] = ("",),
     *,
+    hear_modules: Mapping[str, HearModule] | None = None,
     random: bool = False,
     log_mel_statistics: bool = False,
     tasks: Sequence[str] = (),
     by: str = "auto",
     n_folds: int = N_FOLDS,
     c: float | None = None,
+    shots: int | None = None,
+    n_draws: int = N_DRAWS,
     normalization: NormalizationName | Sequence[float] = "auto",
     device: str | torch.device = "cpu",
     seed: int = 0,
@@ -48,6 +53,8 @@ def probe(
     Args:
         manifest: CSV file; see :func:`serab_byols.probe.manifest.read_manifest`.
         models: checkpoints as for :func:`load_model`, or models.
+        hear_modules: other features, by a name for the report: modules of the HEAR common API, or what
+            :func:`serab_byols.integrations.as_hear_module.as_hear_module` makes of a function or transformer.
         random: also the architectures of the models with random weights.
         log_mel_statistics: also statistics of log-mels and MFCCs over time.
         tasks: names of the tasks to probe; by default all.
@@ -55,8 +62,10 @@ def probe(
             :func:`serab_byols.probe.splitting.make_plan`.
         n_folds: number of random folds where the manifest gives none.
         c: inverse strength of the penalty; by default chosen on inner folds.
+        shots: also few-shot scores, after training on so many clips of each label: MAEB's protocol with 8.
+        n_draws: how often these clips are drawn, at least twice.
         normalization, device: of models that are loaded here, as for :func:`load_model`.
-        seed: of random folds, random weights and the bootstrap.
+        seed: of random folds, few-shot draws, random weights and the bootstrap.
         on_error: called with the segment and the error of a clip that cannot be read, which is then
             left out of everything; by default the error is raised.
         on_progress: called with the name of a stage, how much of it is done and how much there is to do.
@@ -79,12 +88,18 @@ def probe(
     _check_models(models)
     if c is not None and not c > 0:
         raise InvalidInputError(f"C must be positive, got {c:g}")
+    if shots is not None and (shots < 1 or n_draws < 2):
+        raise InvalidInputError(
+            f"few-shot scores need one clip a label or more and two draws or more, got {shots} and {n_draws}"
+        )
     chosen_tasks = read_manifest(manifest, tasks)
     for task in chosen_tasks:  # before the work, not after it
         make_plan(task, by, n_folds, seed)
     load = partial(load_model, normalization=normalization, device=device)
     loaded = [("", item) if isinstance(item, ByolsModel) else (item, load(item)) for item in models]
     extractors = features_of_models(loaded)
+    for name, module in (hear_modules or {}).items():
+        extractors.append(hear_module_features(module, name, device))
     if random:
         extractors += random_features([model for _, model in loaded], seed)
     if log_mel_statistics:
@@ -106,6 +121,8 @@ def probe(
                 name=extractor.name,
                 description=extractor.description,
                 c=c,
+                shots=shots,
+                n_draws=n_draws,
                 seed=seed,
                 on_progress=on_progress,
             )

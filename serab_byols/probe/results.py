@@ -50,6 +50,29 @@ class FoldResult:
 
 
 @dataclass(frozen=True)
+class FewShotResult:
+    """Scores after training on a few clips of each label; see :mod:`serab_byols.probe.few_shot`.
+
+    Attributes:
+        shots: clips drawn of each label.
+        accuracy, uar: mean over draws.
+        accuracy_std, uar_std: standard deviation over draws (of a sample: divided by draws - 1).
+        accuracies, uars: draw by draw, each of all test predictions.
+        n_fits, n_unfinished: fits, and those among them that had not converged.
+    """
+
+    shots: int
+    accuracy: float
+    accuracy_std: float
+    uar: float
+    uar_std: float
+    accuracies: tuple[float, ...]
+    uars: tuple[float, ...]
+    n_fits: int
+    n_unfinished: int
+
+
+@dataclass(frozen=True)
 class Prediction:
     """True and predicted label of a test clip."""
 
@@ -75,6 +98,7 @@ class ProbeResult:
         uar: unweighted average recall of all test clips, over the labels that occur among them. Schuller,
             Steidl and Batliner, *The INTERSPEECH 2009 Emotion Challenge*; the same as balanced accuracy.
         accuracy_interval, uar_interval: 95 %, by bootstrap; None where nothing can be resampled.
+        few_shot: scores after training on a few clips of each label, where they were asked for.
         folds: scores fold by fold.
         confusion: counts of test clips, int64 (K, K); rows are true labels, columns predicted ones.
         predictions: one for each test clip, fold by fold.
@@ -93,6 +117,7 @@ class ProbeResult:
     uar: float
     accuracy_interval: Interval | None
     uar_interval: Interval | None
+    few_shot: FewShotResult | None
     folds: tuple[FoldResult, ...]
     confusion: np.ndarray
     predictions: tuple[Prediction, ...]
@@ -155,6 +180,12 @@ def _score_lines(result: ProbeResult) -> Iterator[str]:
         f"UAR {result.uar:.3f} {_interval(result.uar_interval)}, C {c}"
     )
     yield f"    accuracy by fold {by_fold if len(scores) <= MOST_FOLDS else _range(scores)}"
+    if result.few_shot is not None:
+        few = result.few_shot
+        yield (
+            f"    {few.shots} clips a label: accuracy {few.accuracy:.3f} ± {few.accuracy_std:.3f}, "
+            f"UAR {few.uar:.3f} ± {few.uar_std:.3f}"
+        )
 
 
 def _interval(interval: Interval | None) -> str:

@@ -18,6 +18,8 @@ from serab_byols.probe.manifest import SPLIT_COLUMNS, Task, encoded, in_order
 N_FOLDS = 5
 N_INNER_FOLDS = 3
 FEW_GROUPS = 10
+N_DRAWS = 10
+"""How often the clips of few-shot training are drawn."""
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 """Positions of the clips that train and of those that test, int64 (n,) each."""
@@ -30,12 +32,14 @@ class Split:
     Attributes:
         name: of the fold.
         train, test: positions of clips in the task, int64 (n,).
+        drawable: those of ``train`` that few-shot draws are made from, all but the clips marked valid.
         inner: (train, test) pairs within ``train``, to choose C on; empty if there can be none.
     """
 
     name: str
     train: np.ndarray
     test: np.ndarray
+    drawable: np.ndarray
     inner: Pairs
 
 
@@ -93,7 +97,7 @@ def make_plan(task: Task, by: str = "auto", n_folds: int = N_FOLDS, seed: int = 
         outer=outer,
         inner=inner,
         splits=tuple(
-            Split(name, train, test, _inner_splits(task, column, train, seed))
+            Split(name, train, test, _drawable(task, by, train), _inner_splits(task, column, train, seed))
             for name, (train, test) in zip(names, pairs)
         ),
         notes=(*_column_notes(task, by), *_group_notes(task, by, pairs), *_label_notes(task, pairs)),
@@ -147,6 +151,10 @@ def _inner_rule(task: Task, by: str) -> tuple[str | None, str]:
         column = "fold"  # given folds separate something, even if the manifest does not say what
     kind = "of single clips" if column is None else f"that keep {column}s whole"
     return column, f"up to {N_INNER_FOLDS} folds {kind}, drawn from the training clips"
+
+
+def _drawable(task: Task, by: str, train: np.ndarray) -> np.ndarray:
+    return train[np.array(task.columns["split"])[train] == "train"] if by == "split" else train
 
 
 def _inner_splits(task: Task, column: str | None, train: np.ndarray, seed: int) -> Pairs:
