@@ -17,7 +17,7 @@ LAYERS = (
     ("inference",),
     ("hear", "checkpoint"),
     ("corpus",),
-    ("probe", "pretrain"),
+    ("probe", "pretrain", "integrations"),
     ("hear_benchmark",),
     ("__init__",),
     ("cli",),

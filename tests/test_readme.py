@@ -54,6 +54,27 @@ def test_code_blocks_run(folder, capsys):
     assert "AudioNTT" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("page", ["docs/export.md", "docs/layer_features.md"])
+def test_a_page_runs(folder, page):
+    if page == "docs/export.md":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    session = {}
+    for language, code in blocks(page):
+        if language == "python":
+            exec(compile(code, page, "exec"), session)
+        else:
+            for line in code.splitlines():
+                program, *arguments = shlex.split(line, comments=True)
+                assert program == "serab-byols"
+                assert main(arguments) == 0, line
+    if page == "docs/export.md":
+        assert session["embedding"].shape == (1, 512)
+        assert (folder / "clip.onnx").is_file()
+    else:
+        assert session["mixed"].shape == (2, 37, 512)
+
+
 def test_the_pretraining_page_runs(folder):
     (code,) = [code for language, code in blocks("docs/pretraining.md") if language == "python"]
     session = {}
