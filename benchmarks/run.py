@@ -42,7 +42,7 @@ from serab_byols.corpus.decoding import AudioClip
 from serab_byols.encoders import EncoderName
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import HOP_SAMPLES, SAMPLE_RATE_HZ
-from serab_byols.integrations.model_export import export_model, export_program
+from serab_byols.integrations.model_export import export_model, export_program, torch_can_export
 
 ENCODERS: dict[str, tuple[EncoderName, dict[str, Any]]] = {
     "default2048": ("default", {"d": 2048}),
@@ -304,8 +304,9 @@ def exported(settings: Settings) -> Section:
         },
         notes=["module: model(waveform) in eager mode; the export is not timed"],
     )
-    if settings.why_no_onnx:
-        section.notes.append(f"not measured: {settings.why_no_onnx}")
+    why_not = settings.why_no_onnx or ("" if torch_can_export() else "torch is too old to export models")
+    if why_not:
+        section.notes.append(f"not measured: {why_not}")
         return section
     for encoder in settings.encoders:
         _say(f"exported models: {encoder}")

@@ -6,6 +6,8 @@ import runpy
 import pytest
 from parity_data import ROOT
 
+from serab_byols.integrations.model_export import torch_can_export
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -28,5 +30,6 @@ def test_quick_run(tmp_path, monkeypatch, capsys):
         assert set(library["speedup"]) == {"median", "min", "max"}
         assert 0 <= library["difference"] <= tolerance
     rows = results["sections"]["exported"]["rows"]
-    assert {row["candidate"] for row in rows} == {"module", "onnxruntime", "torch.export"}
+    if torch_can_export():
+        assert {row["candidate"] for row in rows} == {"module", "onnxruntime", "torch.export"}
     assert all(row["difference"] <= 5e-5 for row in rows)

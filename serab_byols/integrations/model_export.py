@@ -18,7 +18,7 @@ from serab_byols._version import __version__
 from serab_byols.atomic_write import atomic_write
 from serab_byols.checkpoint import weights_sha256
 from serab_byols.encoders import unwrapped
-from serab_byols.errors import InvalidInputError, missing_extra
+from serab_byols.errors import InvalidInputError, MissingExtraError, missing_extra
 from serab_byols.frontend import RECIPE
 from serab_byols.integrations.export_graph import ExportGraph
 from serab_byols.model import ByolsModel
@@ -47,18 +47,8 @@ def export_model(model: ByolsModel, path: str | os.PathLike[str]) -> Path:
     Raises:
         InvalidInputError: another ending; a normalisation that shares statistics between clips; a front end
             of the caller's own; an encoder that was modified such that torch cannot export it.
-        MissingExtraError: the packages of the extra ``onnx`` are not installed.
+        MissingExtraError: the packages of the extra ``onnx`` are not installed, or torch is older than 2.13.
         OSError: the folder does not exist or cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> from serab_byols.integrations.model_export import export_model
-        >>> model = serab_byols.create_model("default", d=64)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = export_model(model, f"{folder}/small.pt2")
-        ...     program = torch.export.load(path)
-        >>> program.module()(torch.zeros(3, 12345)).shape
-        torch.Size([3, 64])
     """
     path = Path(path)
     writers = {".onnx": _write_onnx, ".pt2": _write_program}
@@ -69,6 +59,11 @@ def export_model(model: ByolsModel, path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def torch_can_export() -> bool:
+    """Whether torch is new enough to trace a model without assumptions of its sizes, 2.13 or newer."""
+    return tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+
+
 def export_program(model: ByolsModel) -> torch.export.ExportedProgram:
     """The model as a program of ``torch.export`` for the CPU, with free batch and length.
 
@@ -76,9 +71,11 @@ def export_program(model: ByolsModel) -> torch.export.ExportedProgram:
         InvalidInputError: as for :func:`export_model`.
         MissingExtraError: torch is older than 2.13.
     """
+    if not torch_can_export():
+        raise MissingExtraError(
+            f"exporting a model needs torch 2.13 or newer, this is {torch.__version__}: pip install -U torch"
+        )
     config: Any = torch.fx.experimental._config
-    if not hasattr(config, "backed_size_oblivious"):
-        raise missing_extra("torch>=2.13", "onnx", "exporting a model")
     graph = ExportGraph(model)
     example = torch.zeros(2, model.sample_rate)
     dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples")}
@@ -97,7 +94,13 @@ def export_program(model: ByolsModel) -> torch.export.ExportedProgram:
 
 
 def metadata(model: ByolsModel) -> dict[str, str]:
-    """What an exported file says of itself, as texts; numbers and structures are JSON."""
+    """What an exported file says of itself, as texts; numbers and structures are JSON.
+
+    Example:
+        >>> facts = metadata(serab_byols.load_model())
+        >>> facts["encoder"], facts["embedding_size"], facts["encoder_config"]
+        ('default', '512', '{"d": 512}')
+    """
     rule = model.resolved_normalization
     facts: dict[str, Any] = {
         "sample_rate_hz": model.sample_rate,
