@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.util
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from reference import clip_statistics, cut_frames
@@ -18,7 +20,7 @@ from serab_byols import ByolsModel
 from serab_byols.normalization import per_clip_statistics
 
 BATCH_SIZES = (4, 8, 16)
-MISSING = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
 """Packages of the extra ``bench`` that are not installed."""
 
 
@@ -34,8 +36,6 @@ class OnnxEncoder:
     """
 
     def __init__(self, model: ByolsModel, n_frames: int, path: Path) -> None:
-        import onnxruntime
-
         example = torch.zeros(1, 1, 64, n_frames)
         axes = {"log_mel": {0: "batch"}, "embedding": {0: "batch"}}
         with warnings.catch_warnings():
@@ -51,9 +51,7 @@ class OnnxEncoder:
                 dynamic_axes=axes,
                 dynamo=False,
             )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = _session(path)
         self.batch_size = min(BATCH_SIZES, key=lambda size: self._seconds_per_item(size, n_frames))
 
     def __call__(self, log_mel: torch.Tensor) -> torch.Tensor:
@@ -69,6 +67,20 @@ class OnnxEncoder:
             self(log_mel)
             seconds.append(time.perf_counter() - start)
         return min(seconds) / batch_size
+
+
+def whole_model(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """An exported model, waveforms (B, n) to embeddings (B, D), with as many threads as torch has."""
+    session = _session(path)
+    return lambda waveform: torch.from_numpy(session.run(None, {"waveform": waveform.numpy()})[0])
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @torch.no_grad()

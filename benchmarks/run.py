@@ -42,6 +42,7 @@ from serab_byols.corpus.decoding import AudioClip
 from serab_byols.encoders import EncoderName
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import HOP_SAMPLES, SAMPLE_RATE_HZ
+from serab_byols.integrations.model_export import export_model, export_program, torch_can_export
 
 ENCODERS: dict[str, tuple[EncoderName, dict[str, Any]]] = {
     "default2048": ("default", {"d": 2048}),
@@ -285,6 +286,60 @@ def _differences(
     return differences
 
 
+# ---- Exported models -------------------------------------------------------------------------------
+
+
+def exported(settings: Settings) -> Section:
+    """Exported models beside the eager module: waveform to embedding, front end included in all of them."""
+    clip_s = settings.size(4, 1)
+    section = Section(
+        settings.title(f"exported models: clips of {clip_s} s"),
+        {
+            "encoder": lambda row: row["encoder"],
+            "clips": lambda row: str(row["n_clips"]),
+            "what": lambda row: row["candidate"],
+            "median ms": lambda row: f"{row['median_s'] * 1e3:.1f}",
+            "times as fast as the module (min-max)": lambda row: _ratio(row.get("speedup")),
+            "difference": lambda row: _number(row.get("difference"), ".0e"),
+        },
+        notes=["module: model(waveform) in eager mode; the export is not timed"],
+    )
+    why_not = settings.why_no_onnx or ("" if torch_can_export() else "torch is too old to export models")
+    if why_not:
+        section.notes.append(f"not measured: {why_not}")
+        return section
+    for encoder in settings.encoders:
+        _say(f"exported models: {encoder}")
+        model = settings.model(encoder)
+        with tempfile.TemporaryDirectory() as folder:
+            run_onnx = onnx_encoder.whole_model(export_model(model, Path(folder) / "model.onnx"))
+        program = export_program(model).module()
+        for n_clips in (1, 8):
+            clips = settings.noise(n_clips, clip_s)
+            candidates: dict[str, Callable[[], torch.Tensor]] = {
+                "module": partial(model, clips),
+                "onnxruntime": partial(run_onnx, clips),
+                "torch.export": partial(program, clips),
+            }
+            with torch.no_grad():
+                expected = candidates["module"]()
+                differences = {what: relative_difference(run(), expected) for what, run in candidates.items()}
+                seconds = alternate(candidates, settings.repeats, settings.device)
+            for what, times in seconds.items():
+                section.rows.append(
+                    {
+                        "encoder": encoder,
+                        "n_clips": n_clips,
+                        "candidate": what,
+                        "seconds": times,
+                        "median_s": statistics.median(times),
+                        "speedup": paired_ratios(seconds["module"], times),
+                        "difference": differences[what],
+                    }
+                )
+    return section
+
+
 # ---- Startup ---------------------------------------------------------------------------------------
 
 
@@ -476,6 +531,7 @@ def _decoded(path: Path) -> np.ndarray:
 SECTIONS: dict[str, Callable[[Settings], Section]] = {
     "scenes": scenes,
     "timestamps": timestamps,
+    "exported": exported,
     "startup": startup,
     "memory": memory,
     "folder": folder,

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from serab_byols.encoders import Encoder, EncoderName, create_encoder
+from serab_byols.encoders import Encoder, EncoderName, create_encoder, unwrapped
+from serab_byols.encoders.layer_features import layer_features
+from serab_byols.encoders.layer_geometry import Layer
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import (
     HOP_SAMPLES,
@@ -116,16 +118,96 @@ class ByolsModel(nn.Module):
         Raises:
             InvalidInputError: not a dense tensor with two axes, not floating point, or no samples.
         """
+        self._check(waveform)
+        if len(waveform) == 0:
+            return waveform.new_zeros(0, self.embedding_size, dtype=self.dtype)
+        return self.encoder(self._encoder_input(waveform))
+
+    def _check(self, waveform: torch.Tensor) -> None:
         check_dense(waveform, "the waveform")
         if waveform.ndim != 2 or waveform.shape[1] == 0 or not waveform.is_floating_point():
             raise InvalidInputError(
                 "the model takes floating-point waveforms of shape (batch, samples) with at least "
                 f"one sample, got {waveform.dtype} of shape {tuple(waveform.shape)}"
             )
-        if len(waveform) == 0:
-            return waveform.new_zeros(0, self.embedding_size, dtype=self.dtype)
+
+    def _encoder_input(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Normalised log-mel (B, 1, 64, T) of waveforms (B, n)."""
         log_mel = self.frontend(self.pad_short(waveform))
-        return self.encoder(self.normalize(log_mel)[:, None].to(self.dtype))
+        return self.normalize(log_mel)[:, None].to(self.dtype)
+
+    def features(self, waveform: torch.Tensor, layer: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of an encoder layer, step by step, before they are pooled to an embedding.
+
+        They are for weighted sums of layers and for models of sequences. Like ``model(waveform)`` they are
+        differentiable, and computed in the mode that the model is in. In eval mode (which ``load_model``
+        returns) clips do not influence each other, and long ones go through the encoder in chunks, with
+        the features of the whole; under ``torch.no_grad()`` memory then grows by the result alone, and for
+        ``clstm`` by the convolutions' features.
+
+        Args:
+            waveform: (B, n), floating point, nominally in [-1, 1], at ``sample_rate``.
+            layer: one of :attr:`feature_layers`, which tells their strides and receptive fields; by default
+                the last one, which embeddings are pooled from.
+
+        Returns:
+            Features (B, T, F), float32, mel bands and channels flattened where the layer still has bands,
+            and the times (T,) in milliseconds, float32, at which the steps are centred.
+
+        Raises:
+            InvalidInputError: as for ``model(waveform)``; a layer that the encoder does not have; more than
+                ten minutes for ``cvt``.
+
+        Example:
+            >>> model = serab_byols.load_model()
+            >>> features, times_ms = model.features(torch.zeros(1, 16000))
+            >>> features.shape, times_ms[:3].tolist()
+            (torch.Size([1, 12, 512]), [35.0, 115.0, 195.0])
+        """
+        name = next(reversed(self.feature_layers), "") if layer is None else layer
+        return self._layer_features(waveform, [name])[name]
+
+    def all_features(self, waveform: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """What :meth:`features` returns, of every layer by its name, at the cost of one.
+
+        Example:
+            >>> layers = serab_byols.load_model().all_features(torch.zeros(1, 16000))
+            >>> [(name, *features.shape[1:]) for name, (features, times_ms) in layers.items()]
+            [('conv1', 50, 2048), ('conv2', 25, 1024), ('conv3', 12, 512), ('fc1', 12, 512), ('fc2', 12, 512)]
+        """
+        return self._layer_features(waveform, list(self.feature_layers))
+
+    @property
+    def feature_layers(self) -> dict[str, Layer]:
+        """Layers whose features can be had, by name, in order, with ``stride_ms`` and ``receptive_ms``.
+
+        A receptive field is centred on its step's time, and infinite where a step depends on the whole clip.
+
+        Example:
+            >>> layer = serab_byols.load_model().feature_layers["fc2"]
+            >>> layer.stride_ms, layer.receptive_ms
+            (80.0, 235.0)
+        """
+        return unwrapped(self.encoder).feature_layers
+
+    def _layer_features(
+        self, waveform: torch.Tensor, names: list[str]
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        for name in names:
+            if name not in self.feature_layers:
+                raise InvalidInputError(
+                    f"the {self.encoder.name!r} encoder has no layer {name!r}; it has "
+                    f"{', '.join(self.feature_layers) or 'none with features'}"
+                )
+        self._check(waveform)
+        n_clips = len(waveform)
+        x = self._encoder_input(waveform if n_clips else waveform.new_zeros(1, waveform.shape[1]))
+        features = layer_features(unwrapped(self.encoder), x, names)
+        layers = self.feature_layers
+        return {
+            name: (steps[:n_clips].float(), layers[name].times_ms(steps.shape[1]).to(steps.device))
+            for name, steps in features.items()
+        }
 
     def pad_short(self, waveform: torch.Tensor) -> torch.Tensor:
         """Append zeros (B, n) until the front end and the encoder have their minimum."""

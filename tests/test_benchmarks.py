@@ -6,6 +6,8 @@ import runpy
 import pytest
 from parity_data import ROOT
 
+from serab_byols.integrations.model_export import torch_can_export
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -13,12 +15,12 @@ def test_quick_run(tmp_path, monkeypatch, capsys):
     path = tmp_path / "bench.json"
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     main = runpy.run_path(str(ROOT / "benchmarks" / "run.py"), run_name="benchmark")["main"]
-    options = "--quick --only scenes,timestamps --encoders default512 --repeats 1 --json"
+    options = "--quick --only scenes,timestamps,exported --encoders default512 --repeats 1 --json"
     main([*options.split(), str(path)])
     assert "QUICK SIZES" in capsys.readouterr().out
     results = json.loads(path.read_text())
     assert {"cpu", "cores", "threads", "torch"} <= set(results["machine"])
-    assert list(results["sections"]) == ["scenes", "timestamps"]
+    assert list(results["sections"]) == ["scenes", "timestamps", "exported"]
     for section, tolerance in (("scenes", 1e-5), ("timestamps", 1e-4)):
         rows = {row["candidate"]: row for row in results["sections"][section]["rows"]}
         assert {"reference", "library", "matmul 512^3"} <= set(rows)
@@ -27,3 +29,7 @@ def test_quick_run(tmp_path, monkeypatch, capsys):
         assert len(library["seconds"]) == 1
         assert set(library["speedup"]) == {"median", "min", "max"}
         assert 0 <= library["difference"] <= tolerance
+    rows = results["sections"]["exported"]["rows"]
+    if torch_can_export():
+        assert {row["candidate"] for row in rows} == {"module", "onnxruntime", "torch.export"}
+    assert all(row["difference"] <= 5e-5 for row in rows)

@@ -20,7 +20,7 @@ GROUPS_OF_EMBED = (
     "what is stored",
     "a folder of Parquet files (-o DIR/)",
 )
-WITH_WEIGHTS = ("embed", "probe", "pretrain", "info", "convert", "list", "download")
+WITH_WEIGHTS = ("embed", "probe", "pretrain", "info", "convert", "export", "list", "download")
 
 
 def shown_help(command: str, capsys: pytest.CaptureFixture[str]) -> str:

@@ -8,12 +8,12 @@ from parity_data import VARIANTS, assert_close_to_peak, encoder_input, recipe_mo
 
 from serab_byols import get_scene_embeddings, get_timestamp_embeddings, load_model, save_checkpoint
 from serab_byols.encoders import ENCODERS
+from serab_byols.encoders.cvt import MAX_COLUMNS
 from serab_byols.errors import InvalidInputError
 from serab_byols.inference.frame_grid import FrameGrid
 from serab_byols.inference.runners import PooledRunner, Runner, make_runner
 from serab_byols.inference.runners.audiontt import AudioNTTRunner
 from serab_byols.inference.runners.clstm import CLSTMRunner
-from serab_byols.inference.runners.cvt import MAX_COLUMNS
 from serab_byols.inference.runners.module_runner import ModuleRunner
 from serab_byols.inference.streaming import split_into_blocks
 from serab_byols.inference.timestamps import cut_frames

@@ -10,6 +10,7 @@ from parity_data import ROOT
 
 from serab_byols import embed_files
 from serab_byols.cli import main
+from serab_byols.integrations.model_export import torch_can_export
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the trainings are tiny
 
@@ -52,6 +53,29 @@ def test_code_blocks_run(folder, capsys):
     assert session["features"].shape == (5, 512)
     assert (folder / "frames.npz").is_file()
     assert "AudioNTT" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["docs/export.md", "docs/layer_features.md"])
+def test_a_page_runs(folder, page):
+    if page == "docs/export.md":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+        if not torch_can_export():
+            pytest.skip("exporting needs torch 2.13 or newer")
+    session = {}
+    for language, code in blocks(page):
+        if language == "python":
+            exec(compile(code, page, "exec"), session)
+        else:
+            for line in code.splitlines():
+                program, *arguments = shlex.split(line, comments=True)
+                assert program == "serab-byols"
+                assert main(arguments) == 0, line
+    if page == "docs/export.md":
+        assert session["embedding"].shape == (1, 512)
+        assert (folder / "clip.onnx").is_file()
+    else:
+        assert session["mixed"].shape == (2, 37, 512)
 
 
 def test_the_pretraining_page_runs(folder):

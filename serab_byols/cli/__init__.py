@@ -28,6 +28,7 @@ COMMANDS = {
     "pretrain": "train an encoder on unlabelled audio",
     "info": "show what a checkpoint says of itself",
     "convert": "write a checkpoint in this library's format",
+    "export": "write a model for ONNX Runtime or torch.export",
     "list": "show the weights that have a name",
     "download": "download published weights",
 }

@@ -7,7 +7,8 @@ width of the attention differs from the width of its stage.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from einops import rearrange
 from torch import nn
 
 from serab_byols.encoders.encoder import Encoder, flatten_mel_major, is_size, mean_max
+from serab_byols.encoders.layer_geometry import WHOLE_CLIP, Operation, layers_along
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import N_MELS
 
@@ -25,6 +27,11 @@ STRIDES = (4, 2, 2)
 POOLS = ("mean+max", "mean", "max")
 NORM_EPS = 1e-5
 TINY = 1e-30
+MAX_COLUMNS = 60001
+"""Ten minutes. Attention is quadratic in the number of positions: an hour would cost 36 times as much
+and need more memory than most machines have."""
+
+_STAGES = ("stage1", "stage2", "stage3")
 
 
 class ChannelNorm(nn.Module):
@@ -142,6 +149,14 @@ class CvT(Encoder):
 
     name = "cvt"
     min_columns = 1
+    feature_layers = {  # noqa: RUF012
+        name: replace(layer, receptive=WHOLE_CLIP)  # attention sees everything
+        for name, layer in layers_along(
+            step
+            for name, kernel, stride in zip(_STAGES, KERNELS, STRIDES)
+            for step in (Operation(kernel, stride, kernel // 2), name)
+        ).items()
+    }
 
     def __init__(
         self,
@@ -206,6 +221,14 @@ class CvT(Encoder):
             "mlp_ratio": int(expansion[0] // expansion[1]),
         }
 
+    def global_layers(
+        self, x: torch.Tensor, steps: torch.Tensor | None
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        check_length(x.shape[3])
+        for name, stage in zip(_STAGES, self.layers):
+            x = stage(x)
+            yield name, x
+
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         return self.pooled(self.layers(x))  # (B, C, 4, T / 16)
 
@@ -216,6 +239,16 @@ class CvT(Encoder):
         if self.pool == "max":
             return x.amax(dim=(2, 3))
         return mean_max(flatten_mel_major(x))
+
+
+def check_length(n_columns: int) -> None:
+    """Refuse clips that attention would take too much time and memory for."""
+    if n_columns > MAX_COLUMNS:
+        raise InvalidInputError(
+            f"the 'cvt' encoder attends over a whole scene, which costs time and memory quadratic in "
+            f"its length, so scenes are limited to {MAX_COLUMNS // 6000} minutes, got "
+            f"{n_columns / 6000:.1f}: use segments, or timestamp embeddings"
+        )
 
 
 def _depth(state: Mapping[str, torch.Tensor], stage: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Integral
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from serab_byols.encoders.layer_geometry import Layer
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import N_MELS, SAMPLE_RATE_HZ
 
@@ -29,10 +30,13 @@ class Encoder(nn.Module):
         embedding_size: width D of the embedding; ``scene_embedding_size`` and
             ``timestamp_embedding_size`` (HEAR 2021 common API) equal it.
         config: constructor arguments that build the same architecture again.
+        feature_layers: the layers whose steps can be had as features, by name, in order. The last one is
+            what the embedding is pooled from.
     """
 
     name: ClassVar[EncoderName]
     min_columns: ClassVar[int]
+    feature_layers: ClassVar[dict[str, Layer]] = {}
     sample_rate: ClassVar[int] = SAMPLE_RATE_HZ
 
     def __init__(self, embedding_size: int, config: dict[str, Any]) -> None:
@@ -67,6 +71,19 @@ class Encoder(nn.Module):
         None for encoders that do not make their embedding that way.
         """
         return None
+
+    def local_layers(self, x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Names and outputs, layer after layer, of the feature layers with a bounded receptive field.
+
+        Outputs are (B, C, M, T') or, where mels are flattened already, (B, T', F).
+        """
+        yield from ()
+
+    def global_layers(
+        self, x: torch.Tensor, steps: torch.Tensor | None
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """The same of those that depend on the whole clip; ``steps`` (B, T', F): the last local layer's."""
+        yield from ()
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """The encoder proper, on an input that has been checked."""

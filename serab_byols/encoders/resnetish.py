@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from serab_byols.encoders.encoder import Encoder, flatten_mel_major, mean_max
+from serab_byols.encoders.layer_geometry import Operation, layers_along
 from serab_byols.frontend import N_MELS
 
 STEM_CHANNELS = 64
 LAYERS = ((64, 3), (128, 4), (256, 6), (512, 3))
 """Channels and number of blocks of each layer."""
+
+
+def _path() -> Iterator[Operation | str]:
+    """What the encoder does along time; the shortcuts see less than what they bypass."""
+    yield from (Operation(7, padding=3), Operation(3, stride=2, padding=1), "stem")
+    for i, (_, n_blocks) in enumerate(LAYERS, start=1):
+        yield Operation(3, stride=1 if i == 1 else 2, padding=1)
+        yield from [Operation(3, padding=1)] * (2 * n_blocks - 1)
+        yield f"layer{i}"
 
 
 class BasicBlock(nn.Module):
@@ -42,6 +52,7 @@ class Resnetish34(Encoder):
 
     name = "resnetish34"
     min_columns = 1
+    feature_layers = layers_along(_path())
 
     def __init__(self) -> None:
         super().__init__(embedding_size=LAYERS[-1][0] * (N_MELS // 16), config={})
@@ -74,6 +85,13 @@ class Resnetish34(Encoder):
         for layer in self.layers:
             x = layer(x)
         return flatten_mel_major(x)  # (B, 512, 4, ceil(T / 16)) to (B, ceil(T / 16), 2048)
+
+    def local_layers(self, x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        yield "stem", x
+        for i, layer in enumerate(self.layers, start=1):
+            x = layer(x)
+            yield f"layer{i}", x
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         return mean_max(self.step_features(x))

@@ -1,1 +1,1 @@
-"""Embeddings in other libraries, and other libraries' features here: one short file each."""
+"""Adapters to other libraries and formats, one short file each; the core imports none of them."""

@@ -8,13 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from serab_byols.encoders import CvT
-from serab_byols.encoders.cvt import HEAD_CHANNELS, NORM_EPS, TINY, Attention, ChannelNorm, FeedForward
-from serab_byols.errors import InvalidInputError
+from serab_byols.encoders.cvt import (
+    HEAD_CHANNELS,
+    NORM_EPS,
+    TINY,
+    Attention,
+    ChannelNorm,
+    FeedForward,
+    check_length,
+)
 from serab_byols.inference.runners.runner import Runner, as_image, channels_last, fold_batch_norm
-
-MAX_COLUMNS = 60001
-"""Ten minutes. Attention is quadratic in the number of positions: an hour would cost 36 times as much
-and need more memory than most machines have."""
 
 
 class CvTRunner(Runner):
@@ -29,12 +32,7 @@ class CvTRunner(Runner):
         self._dtype = next(encoder.parameters()).dtype
 
     def run(self, log_mel: torch.Tensor) -> torch.Tensor:
-        if log_mel.shape[2] > MAX_COLUMNS:
-            raise InvalidInputError(
-                f"the 'cvt' encoder attends over a whole scene, which costs time and memory quadratic in "
-                f"its length, so scenes are limited to {MAX_COLUMNS // 6000} minutes, got "
-                f"{log_mel.shape[2] / 6000:.1f}: use segments, or timestamp embeddings"
-            )
+        check_length(log_mel.shape[2])
         x = as_image(log_mel, self._dtype)
         for stage in self._stages:
             x = stage(x)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from serab_byols.encoders.layer_geometry import in_chunks
 from serab_byols.inference.overlapping_frames import OverlappingFrames
 
 
@@ -62,18 +63,8 @@ class ConvolutionRunner(Runner):
 
     def steps(self, log_mel: torch.Tensor) -> Iterator[torch.Tensor]:
         """Steps (b, t_i, C) of log-mels (b, 64, T), chunk by chunk."""
-        n_columns = log_mel.shape[2]
-        # The remainder joins the last whole chunk, so that no chunk is too short to encode.
-        starts = range(0, max(n_columns - self.chunk_columns, 0) + 1, self.chunk_columns)
-        for start in starts:
-            first = max(0, start - self.halo_before)
-            is_last = start == starts[-1]
-            end = start + self.chunk_columns
-            last = n_columns if is_last else min(n_columns, end + self.halo_after)
-            features = self.features(log_mel[:, :, first:last])
-            skip = (start - first) // self.stride
-            n_steps = features.shape[1] - skip if is_last else self.chunk_columns // self.stride
-            yield features[:, skip : skip + n_steps]
+        for chunk in in_chunks(log_mel.shape[2], self.chunk_columns, self.halo_before, self.halo_after):
+            yield chunk.own(self.features(log_mel[:, :, chunk.first : chunk.last]), self.stride)
 
 
 class PooledRunner(ConvolutionRunner):
