@@ -41,6 +41,7 @@ from serab_byols.corpus.listing import Inputs
 from serab_byols.corpus.record import Record, RecordChunk
 from serab_byols.corpus.segments import Segment
 from serab_byols.corpus.tables import ParquetWriter, TableFormat, writing
+from serab_byols.corpus.vector_format import VectorFormat
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def _records(of: Corpus, decoded: list[DecodedSegment]) -> list[Record]:
 
 
 def _write(of: Corpus, storage: LocalStorage, records: list[Record]) -> None:
-    table_format = TableFormat(of.model.scene_embedding_size)
+    table_format = TableFormat(VectorFormat(of.model.scene_embedding_size))
     for first in range(0, len(records), of.part_size):
         with storage.writing(f"{first}.parquet") as path, writing(ParquetWriter(path, table_format)) as table:
             for record in records[first : first + of.part_size]:

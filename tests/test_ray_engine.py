@@ -28,6 +28,7 @@ from serab_byols.corpus.dataset.plan import Part
 from serab_byols.corpus.dataset.ray_engine import _Schedule, _Worker, share_out
 from serab_byols.corpus.segments import Segment
 from serab_byols.corpus.tables import TableFormat
+from serab_byols.corpus.vector_format import VectorFormat
 from serab_byols.errors import ClusterError, InvalidInputError, MissingExtraError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -228,7 +229,7 @@ def test_a_part_that_kills_its_workers_is_given_up_and_errors_are_raised(
     cluster, local, monkeypatch, tiny_model
 ):
     monkeypatch.setattr(ray_engine, "_MOST_LOSSES", 2)
-    maker = _Deadly(PartMaker(tiny_model, None, TableFormat(1), LocalStorage(local[1])), "", "")
+    maker = _Deadly(PartMaker(tiny_model, None, TableFormat(VectorFormat(1)), LocalStorage(local[1])), "", "")
     engine = RayEngine(n_workers=2)
     done = []
     with pytest.raises(ClusterError, match=r"part 1 \(1\.wav .*1 clips\) was lost with its worker 2 times"):
@@ -375,7 +376,9 @@ def sent(monkeypatch, tmp_path, corpus, tiny_checkpoint):
     model = serab_byols.load_model(tiny_checkpoint)
     clip = corpus / "clips" / "000.wav"
     embed_dataset(clip, tmp_path / "out", model)
-    maker = PartMaker(model, None, TableFormat(model.scene_embedding_size), LocalStorage(tmp_path / "out"))
+    maker = PartMaker(
+        model, None, TableFormat(VectorFormat(model.scene_embedding_size)), LocalStorage(tmp_path / "out")
+    )
     monkeypatch.setattr(
         ray_engine, "_ray_package", lambda: type("Ray", (), {"get": staticmethod(lambda x: x)})
     )
