@@ -33,6 +33,10 @@ class DivergedError(SerabByolsError, ArithmeticError):
     """A training's loss became infinite or NaN."""
 
 
+class ClusterError(SerabByolsError, RuntimeError):
+    """A cluster cannot be reached, has no room, or loses its workers again and again."""
+
+
 class MissingExtraError(SerabByolsError, ImportError):
     """An optional package is needed; the message has the pip line that installs it."""
 

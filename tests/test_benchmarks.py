@@ -33,3 +33,21 @@ def test_quick_run(tmp_path, monkeypatch, capsys):
     if torch_can_export():
         assert {row["candidate"] for row in rows} == {"module", "onnxruntime", "torch.export"}
     assert all(row["difference"] <= 5e-5 for row in rows)
+
+
+def test_the_corpus_benchmark_runs(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "corpus.json"
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    main = runpy.run_path(str(ROOT / "benchmarks" / "corpus.py"), run_name="benchmark")["main"]
+    options = "--clips 6 --clip-s 0.3 --size 16 --part-size 4 --repeats 1 --workers --json"
+    main([*options.split(), str(path)])
+    assert "once started" in capsys.readouterr().out
+    results = json.loads(path.read_text())["sections"]
+    rows = {row["candidate"]: row for row in results["throughput"]["rows"]}
+    assert list(rows) == ["one file", "dataset", "dataset, local engine"]
+    assert all(row["clips_per_s_once_started"] > 0 for row in rows.values())
+    stages = [row["stage"] for row in results["stages"]["rows"]]
+    assert stages == ["listing", "planning", "decoding", "encoder", "writing"]
+    assert sum(row["share"] for row in results["stages"]["rows"]) == pytest.approx(1)
+    sizes = {row["stored"]: row["row_bytes"] for row in results["sizes"]["rows"]}
+    assert sizes["float16, none"] < sizes["float32, none"]

@@ -17,6 +17,7 @@ from serab_byols.encoders import ENCODERS
 from serab_byols.errors import InvalidInputError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
 
+ENGINES = ("local", "ray")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -141,11 +142,35 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
     folder.add_argument(
         "--retry-errors", action="store_true", help="try those clips again that could not be embedded"
     )
+    _add_engine_options(parser)
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    engine = parser.add_argument_group("several machines (-o DIR/ in a folder that all of them share)")
+    engine.add_argument(
+        "--engine", choices=ENGINES, default="local", help="who makes the files (default: %(default)s)"
+    )
+    engine.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="auto, HOST:PORT, ray://HOST:10001, or local to start Ray on this machine (default: "
+        "RAY_ADDRESS, what runs on this machine, or local)",
+    )
+    engine.add_argument(
+        "--workers", type=int, metavar="N", help="processes with a model (default: as there is room for)"
+    )
+    engine.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        metavar="G",
+        help="GPUs of each worker, such as 1 or 0.5 (default: 0, to embed on CPUs)",
+    )
 
 
 def _embed(options: argparse.Namespace) -> int:
     if not options.timestamps:
         _check_frame_options(options)
+    _check_engine_options(options)
     options.pca = _read_pca(options)
     if _is_folder(options.output):
         return embed_into_folder(options)
@@ -173,6 +198,25 @@ def _check_frame_options(options: argparse.Namespace) -> None:
         raise InvalidInputError("--dense, --frame-duration and --hop-size need --timestamps")
 
 
+def _check_engine_options(options: argparse.Namespace) -> None:
+    if options.engine == "local":
+        given = [
+            name
+            for name, value in (
+                ("--ray-address", options.ray_address),
+                ("--workers", options.workers),
+                ("--gpus-per-worker", options.gpus_per_worker),
+            )
+            if value is not None
+        ]
+        if given:
+            raise InvalidInputError(f"{given[0]} needs --engine ray")
+    elif str(options.device) != "cpu":
+        raise InvalidInputError(
+            "--device is for --engine local: for GPUs of Ray's workers use --gpus-per-worker"
+        )
+
+
 def _check_no_folder_options(options: argparse.Namespace) -> None:
     given = [
         name
@@ -180,6 +224,7 @@ def _check_no_folder_options(options: argparse.Namespace) -> None:
             ("--part-size", options.part_size),
             ("--append", options.append),
             ("--retry-errors", options.retry_errors),
+            ("--engine ray", options.engine == "ray"),
         )
         if value
     ]

@@ -9,11 +9,13 @@ from serab_byols.cli.clip_progress import ClipProgress, errors_in_words
 from serab_byols.cli.messages import log
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK
 from serab_byols.cli.standard_streams import mp3_decoder_silenced
-from serab_byols.corpus.dataset.run import ERRORS_FILE, embed_dataset
+from serab_byols.corpus.dataset.ray_engine import RayEngine
+from serab_byols.corpus.dataset.run import ERRORS_FILE, Engine, embed_dataset
 
 
 def embed_into_folder(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
+    engine = _engine(options)
     model = load_model(
         options.model, options.encoder, normalization=options.normalization, device=options.device
     )
@@ -34,6 +36,7 @@ def embed_into_folder(options: argparse.Namespace) -> int:
             pca=options.pca,
             append=options.append,
             retry_errors=options.retry_errors,
+            engine=engine,
             observer=progress,
         )
     if summary.n_errors:
@@ -46,3 +49,11 @@ def embed_into_folder(options: argparse.Namespace) -> int:
         files = "1 file" if summary.n_parts == 1 else f"{summary.n_parts} files"
         print(f"{summary.location}: {n_clips} clips in {files}, {summary.n_embedded} of them embedded now")
     return EXIT_BAD_FILES if summary.n_errors else EXIT_OK
+
+
+def _engine(options: argparse.Namespace) -> Engine | str:
+    if options.engine == "local":
+        return "local"
+    return RayEngine(
+        options.ray_address, n_workers=options.workers, gpus_per_worker=options.gpus_per_worker or 0
+    )

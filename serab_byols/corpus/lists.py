@@ -49,7 +49,7 @@ def read_list(path: str | os.PathLike[str]) -> Iterator[Segment]:
     """
     with _local_list(path) as local:
         rows = _READERS[_suffix(path)](local)
-        yield from (_segment_in_row(os.fspath(path), row) for row in rows)
+        yield from (segment_in_row(row, os.fspath(path), os.fspath(path)) for row in rows)
 
 
 @contextmanager
@@ -177,13 +177,20 @@ def _checked_columns(path: Path, names: Sequence[str]) -> list[str]:
     return columns
 
 
-def _segment_in_row(list_path: str, row: Mapping[str, Any]) -> Segment:
+def segment_in_row(row: Mapping[str, Any], source: str, list_path: str = "") -> Segment:
+    """A row (``path`` or ``file``, ``start``, ``end``, others) as a segment, with what is wrong with it.
+
+    Args:
+        row: values by name of the column.
+        source: what it is a row of, for errors.
+        list_path: the list to whose folder ``path`` is relative.
+    """
     columns = {name: value for name, value in row.items() if name not in (*_NAMES, *_BOUNDS)}
     file = row["path"] if "path" in row else row["file"]
     file = "" if file is None else str(file)
     path = _beside(list_path, file) if "path" in row else file
     if not file:
-        return Segment(file, path, None, None, f"a row of {list_path} has an empty path", columns)
+        return Segment(file, path, None, None, f"a row of {source} has an empty path", columns)
     try:
         start_s, end_s = _seconds(row, "start"), _seconds(row, "end")
     except ValueError as error:

@@ -13,7 +13,9 @@ import re
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, groupby, islice
 from typing import Any, NamedTuple, Protocol
 
@@ -134,10 +136,20 @@ class PartMaker:
         *,
         dense: bool = False,
     ) -> None:
-        self._model = model
+        self._model, self._grid, self._dense = model, grid, dense
         self._embedder = embedder_of(model, grid, dense=dense)
         self._format = table_format
-        self._storage = storage
+        self.storage = storage
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is prepared of the model is prepared anew where the maker is sent."""
+        make = partial(PartMaker, dense=self._dense)
+        return make, (self._model, self._grid, self._format, self.storage)
+
+    def on(self, device: str) -> PartMaker:
+        """A maker of the same parts on another device."""
+        model = deepcopy(self._model).to(device)
+        return PartMaker(model, self._grid, self._format, self.storage, dense=self._dense)
 
     def __call__(self, part: Part) -> PartResult:
         """Make one part."""
@@ -177,9 +189,9 @@ class PartMaker:
         n_rows = [0] * len(part.segments)
         failures: dict[int, Failure] = {}
         with (
-            self._storage.writing(rows_name(part.number)) as path,
+            self.storage.writing(rows_name(part.number)) as path,
             writing(ParquetWriter(path, self._format)) as table,
-            _kept_rows(self._storage, part) as kept,
+            _kept_rows(self.storage, part) as kept,
         ):
             for item in embed_decoded(decoded, self._embedder, observer.within):
                 position = part.wanted[item.index - first_index]
@@ -196,7 +208,7 @@ class PartMaker:
                     failures[position] = _failure(part.segments[position], str(item.error))
                     observer.advance(1)
             kept.copy(table, n_rows, until=len(n_rows))
-            errors_file = _write_failures(self._storage, part.number, failures)
+            errors_file = _write_failures(self.storage, part.number, failures)
             table.note(PART_KEY, json.dumps({"n_rows": n_rows, "errors": errors_file}))
         n_embedded = sum(n_rows[position] > 0 for position in part.wanted)
         return PartResult(part.number, len(part.wanted), n_embedded, sum(n_rows), list(failures.values()))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -26,6 +27,7 @@ from serab_byols.corpus.dataset.part import (
 from serab_byols.corpus.dataset.plan import Part, plan_columns, read_parts
 from serab_byols.corpus.dataset.planning import append as append_to_plan
 from serab_byols.corpus.dataset.planning import begin, check_columns, check_same_plan
+from serab_byols.corpus.dataset.ray_engine import RayEngine
 from serab_byols.corpus.dataset.remote_storage import RemoteStorage
 from serab_byols.corpus.dataset.storage import RUN_FOLDER, Storage
 from serab_byols.corpus.embedding import EMBEDDED_IN_PART, check_corpus_normalization
@@ -44,13 +46,25 @@ from serab_byols.model import ByolsModel
 PART_SIZE = 512
 ERRORS_FILE = f"{RUN_FOLDER}/errors.csv"
 
-Engine = Callable[[Iterable[Part], PartMaker, Observer], Iterator[PartResult]]
+Engine = Callable[[Iterable[Part], PartMaker, Observer], Generator[PartResult, None, None]]
 """Makes parts, in any order, and tells the observer of segments that are done."""
 
 
-def make_locally(parts: Iterable[Part], maker: PartMaker, observer: Observer) -> Iterator[PartResult]:
+def make_locally(
+    parts: Iterable[Part], maker: PartMaker, observer: Observer
+) -> Generator[PartResult, None, None]:
     """The local engine: one part after the other, in this process."""
-    return maker.make(parts, observer)
+    yield from maker.make(parts, observer)
+
+
+def _engine_of(engine: Engine | str) -> Engine:
+    if not isinstance(engine, str):
+        return engine
+    if engine == "local":
+        return make_locally
+    if engine == "ray":
+        return RayEngine()
+    raise InvalidInputError(f"engine must be 'local', 'ray' or an engine, got {engine!r}")
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,7 @@ def embed_dataset(
     pca: Pca | None = None,
     append: bool = False,
     retry_errors: bool = False,
-    engine: Engine = make_locally,
+    engine: Engine | str = "local",
     observer: Observer | None = None,
 ) -> DatasetSummary:
     """Embed a corpus of any size into a folder of Parquet files; a run that ended early goes on.
@@ -116,7 +130,7 @@ def embed_dataset(
         pca: principal components to store instead of all dimensions, from :func:`load_pca`.
         append: plan those inputs that the dataset does not have yet as further parts.
         retry_errors: try the segments again that could not be embedded, and only those.
-        engine: who makes the parts; by default this process.
+        engine: who makes the parts: ``"local"`` (this process), ``"ray"``, or a :class:`RayEngine`.
         observer: is told how the run goes.
 
     Returns:
@@ -126,7 +140,8 @@ def embed_dataset(
     Raises:
         InvalidInputError: another run is writing to ``out``, it was begun with other inputs or options (they
             are named) or is not a dataset; an input lies in it; an impossible option.
-        MissingExtraError: pyarrow is missing.
+        ClusterError: of a cluster; see :class:`RayEngine`.
+        MissingExtraError: pyarrow is missing, or ray.
 
     Example:
         >>> summary = serab_byols.embed_dataset([clip_path], "dataset")
@@ -136,6 +151,7 @@ def embed_dataset(
         ['file', 'start', 'end', 'embedding']
     """
     _check_options(part_size, compression, embedding_dtype, dense and not timestamps)
+    engine = _engine_of(engine)
     listed = Inputs(inputs, in_order=False)
     storage = open_storage(out)
     _check_folder(storage, listed)
@@ -179,10 +195,11 @@ def embed_dataset(
         observer = observer or NoObserver()
         observer.start(run.n_segments, run.n_segments - todo.n_segments, listed.passed_over)
         n_embedded = 0
-        for result in engine(todo.parts(), maker, observer):
-            n_embedded += result.n_embedded
-            for failure in result.failures:
-                observer.fail(failure)
+        with closing(engine(todo.parts(), maker, observer)) as results:
+            for result in results:
+                n_embedded += result.n_embedded
+                for failure in result.failures:
+                    observer.fail(failure)
         n_errors, n_partial = _collect_errors(storage)
     return DatasetSummary(storage.location, run.n_segments, n_errors, n_partial, n_embedded, run.n_parts)
 
