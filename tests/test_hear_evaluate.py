@@ -15,8 +15,8 @@ from hear_task_makers import RATE_HZ, task_folder, write_module
 from serab_byols.cli import main
 from serab_byols.errors import InvalidInputError
 from serab_byols.hear_benchmark import embedding_cache, task_evaluation
-from serab_byols.hear_benchmark.event_scores import Event
 from serab_byols.hear_benchmark.embedding_module import HearModule
+from serab_byols.hear_benchmark.event_scores import Event
 from serab_byols.hear_benchmark.predictor_training import LabelledRows
 from serab_byols.hear_benchmark.split_data import SplitData, best_postprocessing, shuffled
 from serab_byols.hear_benchmark.task_evaluation import Protocol, evaluate_tasks
