@@ -10,6 +10,7 @@ from parity_data import ROOT
 
 from serab_byols import embed_files
 from serab_byols.cli import main
+from serab_byols.hear_benchmark.predictor_grid import GRIDS
 from serab_byols.integrations.model_export import torch_can_export
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the trainings are tiny
@@ -121,6 +122,25 @@ def test_pages_on_benchmarks_run(folder, page):
             program, *arguments = shlex.split(line)
             assert program == "serab-byols"
             assert main(arguments) == 0, line
+
+
+def test_the_page_on_hear_runs(folder, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    quick = {**GRIDS["faster"], "hidden_dim": [16], "max_epochs": [3]}
+    monkeypatch.setitem(GRIDS, "default", quick)
+    clips = sorted((folder / "examples" / "clips").glob("*.flac"))
+    rows = [f"clip{i}.flac,{i % 2}" for i in range(20)]
+    (folder / "clips.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    for i in range(20):
+        shutil.copy(clips[i % 2], folder / f"clip{i}.flac")
+    n_commands = 0
+    for language, code in blocks("docs/hear.md"):
+        for line in code.replace("\\\n", " ").splitlines():
+            if language == "sh" and line.startswith("serab-byols "):
+                assert main(shlex.split(line)[1:]) == 0, line
+                n_commands += 1
+    assert n_commands == 2
+    assert "my_task  top1_acc" in capsys.readouterr().out
 
 
 PAGES = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]

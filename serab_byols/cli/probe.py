@@ -23,6 +23,7 @@ from serab_byols.cli.options import (
     device,
     normalization_rule,
 )
+from serab_byols.cli.stage_bar import StageBar
 from serab_byols.cli.standard_streams import mp3_decoder_silenced
 from serab_byols.corpus.segments import Segment
 from serab_byols.errors import InvalidInputError, SerabByolsError
@@ -139,7 +140,7 @@ def _probe(options: argparse.Namespace) -> int:
     skipped: list[tuple[str, str]] = []
 
     errors = FileErrors()
-    with mp3_decoder_silenced(), closing(_Bar(options.quiet or not sys.stderr.isatty())) as bar:
+    with mp3_decoder_silenced(), closing(StageBar(options.quiet or not sys.stderr.isatty())) as bar:
 
         def on_error(segment: Segment, error: SerabByolsError) -> None:
             skipped.append((segment.file, str(error)))
@@ -232,25 +233,3 @@ def _file_name(result: ProbeResult, taken: set[str]) -> str:
         name = f"{stem}-{number}.png"
     taken.add(name.lower())
     return name
-
-
-class _Bar:
-    """A progress bar for the current stage."""
-
-    def __init__(self, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        self._tqdm = tqdm
-        self._quiet = quiet
-        self._stage = ""
-        self._bar = tqdm(disable=True)
-
-    def __call__(self, stage: str, n_done: int, n_total: int) -> None:
-        if stage != self._stage:
-            self._bar.close()
-            self._stage = stage
-            self._bar = self._tqdm(total=n_total, desc=printable(stage), disable=self._quiet)
-        self._bar.update(n_done - self._bar.n)
-
-    def close(self) -> None:
-        self._bar.close()
