@@ -63,8 +63,19 @@ def load_model(
     if model_name is not None and model_name not in list(ENCODERS):
         raise InvalidInputError(f"unknown model_name {model_name!r}; choose from {', '.join(ENCODERS)}")
     parse_normalization(normalization)
-    place = usable_device(device)
+    usable_device(device)  # before a download
     checkpoint = read_checkpoint(model_file_path, model_name, cache_dir=cache_dir, offline=offline)
+    return model_of(checkpoint, normalization=normalization, frontend=frontend, device=device)
+
+
+def model_of(
+    checkpoint: Checkpoint,
+    *,
+    normalization: NormalizationName | Sequence[float] = "auto",
+    frontend: FrontendName = "torch",
+    device: str | torch.device = "cpu",
+) -> ByolsModel:
+    """The model of a checkpoint, in eval mode; options and errors as for :func:`load_model`."""
     model = ByolsModel(
         checkpoint.build_encoder(),
         create_frontend(frontend),
@@ -73,7 +84,7 @@ def load_model(
         training_facts=checkpoint.training_facts,
         source=checkpoint.source or checkpoint.path.name,
     )
-    return model.eval().to(place)
+    return model.eval().to(usable_device(device))
 
 
 def read_checkpoint(

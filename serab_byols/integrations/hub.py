@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from serab_byols._version import __version__
-from serab_byols.checkpoint import load_model, save_checkpoint, weights_sha256
+from serab_byols.checkpoint import save_checkpoint, weights_sha256
 from serab_byols.checkpoint.hub_download import (
     HUB_FILE,
     HubAddress,
@@ -18,6 +19,8 @@ from serab_byols.checkpoint.hub_download import (
     is_hub_address,
     parse_hub_address,
 )
+from serab_byols.checkpoint.loading import model_of
+from serab_byols.checkpoint.reading import read_safetensors
 from serab_byols.errors import CheckpointNotFoundError, missing_extra
 from serab_byols.frontend import FrontendName
 from serab_byols.model import ByolsModel
@@ -95,23 +98,17 @@ class ByolsHubModel(ByolsModel, ModelHubMixin):
         """
         name = os.fspath(pretrained_model_name_or_path)
         if os.path.isdir(name):
-            path: str | Path = Path(name) / HUB_FILE
-            if not os.path.isfile(path):
+            path, source = Path(name) / HUB_FILE, None
+            if not path.is_file():
                 raise CheckpointNotFoundError(f"the folder {name} holds no {HUB_FILE}")
         else:
             given = parse_hub_address(name if is_hub_address(name) else f"hf://{name}")
             wanted = HubAddress(given.repository, revision or given.revision, given.file)
-            _, found = download_from_hub(wanted, cache_dir, local_files_only, token, force_download)
-            path = str(found)
-        loaded = load_model(
-            path,
-            normalization=normalization,
-            frontend=frontend,
-            device=device,
-            cache_dir=cache_dir,
-            offline=True,  # it is in the cache
-        )
-        return cls(loaded).eval()
+            path, found = download_from_hub(wanted, cache_dir, local_files_only, token, force_download)
+            source = str(found)
+        checkpoint = replace(read_safetensors(path), source=source)
+        loaded = model_of(checkpoint, normalization=normalization, frontend=frontend, device=device)
+        return cls(loaded)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_checkpoint(self, save_directory / HUB_FILE)
