@@ -79,7 +79,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self._answer(404)
         if found["what"] == "preupload":
             files = json.loads(body)["files"]
-            answer = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
+            answer = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files
+            ]
             return self._json({"files": answer})
         lines = [json.loads(line) for line in body.splitlines()]
         files = [line["value"] for line in lines if line["key"] == "file"]

@@ -99,7 +99,15 @@ def test_addresses(text: str, expected: HubAddress) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["hf://", "hf://a", "hf://a/b@", "hf://a/b/pytorch_model.bin", "hf://a/b/c", "hf://datasets/a", "hf://a/b@x@y"],
+    [
+        "hf://",
+        "hf://a",
+        "hf://a/b@",
+        "hf://a/b/pytorch_model.bin",
+        "hf://a/b/c",
+        "hf://datasets/a",
+        "hf://a/b@x@y",
+    ],
 )
 def test_other_addresses_are_refused(text: str) -> None:
     with pytest.raises(InvalidInputError, match="hf://owner/name"):
@@ -192,7 +200,9 @@ def test_a_wrong_model_name_is_seen(hub: Hub, published: str) -> None:
 
 
 def test_what_is_not_there(hub: Hub, published: str) -> None:
-    with pytest.raises(CheckpointNotFoundError, match="no repository .*/no/body, or it is private.*auth login"):
+    with pytest.raises(
+        CheckpointNotFoundError, match="no repository .*/no/body, or it is private.*auth login"
+    ):
         load_model("hf://no/body")
     with pytest.raises(CheckpointNotFoundError, match="no revision 'v9'"):
         load_model(f"hf://{REPO}@v9")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ try:
 except ImportError as error:
     raise missing_extra("scikit-learn", "sklearn", "ByolsTransformer") from error
 
+_MAX_CHANNELS = 32
 _CLIPS_AT_ONCE = 256
 """Arrays that are resampled, and embedded in one call."""
 
@@ -102,7 +104,9 @@ class ByolsTransformer(TransformerMixin, BaseEstimator):
         model = self._current_model()
         clips = _listed(X)
         if clips is None:
-            clips = list(check_array(X))
+            table = check_array(X)
+            _warn_of_channels(table)
+            clips = list(table)
         if _is_path(clips[0]):
             return np.stack([record.embedding for record in embed_files(clips, model)])
         return np.concatenate(list(self._embedded(clips, model)))
@@ -170,6 +174,16 @@ def _listed(X: Any) -> list[Any] | None:  # noqa: N803
         return None
     are_clips = len(clips) > 0 and (_is_path(clips[0]) or getattr(clips[0], "ndim", 0) > 0)
     return clips if are_clips else None
+
+
+def _warn_of_channels(table: np.ndarray) -> None:
+    n_clips, n_samples = table.shape
+    if n_samples <= _MAX_CHANNELS < n_clips:
+        warnings.warn(
+            f"X of shape {table.shape} is {n_clips} clips of {n_samples} samples; if it is one clip, "
+            "(n_samples, n_channels), pass [X]",
+            stacklevel=3,
+        )
 
 
 def _is_path(item: object) -> bool:
