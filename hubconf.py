@@ -26,10 +26,10 @@ def byols(weights: str = "", **options: _Any) -> _ByolsModel:
     """A BYOL-S model with trained weights, in eval mode: waveform (B, n) at 16 kHz to embedding (B, D).
 
     Args:
-        weights: a name such as ``"byols-audiontt-2048"``, a path or ``"hf://owner/name"``; empty for the weights
-            in the repository.
-        **options: of :func:`serab_byols.load_model`: ``normalization``, ``frontend``, ``device``, ``cache_dir``,
-            ``offline``.
+        weights: a name such as ``"byols-audiontt-2048"``, a path or ``"hf://owner/name"``; empty for the
+            weights in the repository.
+        **options: of :func:`serab_byols.load_model`: ``normalization``, ``frontend``, ``device``,
+            ``cache_dir``, ``offline``.
     """
     return _load_model(weights, **options)
 

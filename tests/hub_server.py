@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub on this machine: repositories in memory, by the parts of its API we use."""
+"""A stand-in for the Hugging Face Hub on this machine: repositories in memory."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ def test_a_wrong_model_name_is_seen(hub: Hub, published: str) -> None:
 
 def test_what_is_not_there(hub: Hub, published: str) -> None:
     with pytest.raises(
-        CheckpointNotFoundError, match="no repository .*/no/body, or it is private.*auth login"
+        CheckpointNotFoundError, match=r"no repository .*/no/body, or it is private.*auth login"
     ):
         load_model("hf://no/body")
     with pytest.raises(CheckpointNotFoundError, match="no revision 'v9'"):
@@ -219,7 +219,7 @@ def test_no_connection(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     )
     no_pauses(monkeypatch)
-    with pytest.raises(DownloadError, match="is not in the Hub's cache, and .* cannot be reached") as raised:
+    with pytest.raises(DownloadError, match=r"is not in the Hub's cache, and .* cannot be reached") as raised:
         load_model("hf://a/b")
     assert isinstance(raised.value, OSError)
 

@@ -89,7 +89,7 @@ def test_it_joins_with_a_table_of_opensmile(tiny_model: ByolsModel, files: list[
 
 
 def test_segments_of_an_index(tiny_model: ByolsModel, files: list[str]) -> None:
-    """Times are those asked for, though at 11025 Hz a segment cannot begin at 0.1 s: the join finds them."""
+    """Times are those asked for, though at 11025 Hz no segment begins at 0.1 s; a join needs them."""
     audformat = pytest.importorskip("audformat")
     opensmile = pytest.importorskip("opensmile")
     index = audformat.segmented_index(files, [0.1] * len(files), [0.75] * len(files))
@@ -98,7 +98,9 @@ def test_segments_of_an_index(tiny_model: ByolsModel, files: list[str]) -> None:
     frame = to_frame(records, index=index)
     pd.testing.assert_index_equal(frame.index, index)
     smile = opensmile.Smile(feature_set=opensmile.FeatureSet.eGeMAPSv02)
-    assert not frame.join(smile.process_index(index)).isna().any(axis=None)
+    handcrafted = smile.process_index(index, preserve_index=True)
+    assert not frame.join(handcrafted).isna().any(axis=None)
+    assert to_frame(records).join(handcrafted).isna().any(axis=None)
 
 
 @pytest.mark.parametrize("ends", [[0.5, None], None])
@@ -122,7 +124,7 @@ def test_an_index_of_other_segments_is_refused(tiny_model: ByolsModel, files: li
     audformat = pytest.importorskip("audformat")
     index = audformat.segmented_index(files[:2], [0.1, 0.1], [0.5, 0.5])
     records = list(embed_files(segments_of(index), tiny_model))
-    with pytest.raises(InvalidInputError, match="2 segments of other files .* or in another order"):
+    with pytest.raises(InvalidInputError, match=r"2 segments of other files .* or in another order"):
         to_frame(records, index=index[::-1])
     with pytest.raises(InvalidInputError, match="1 segments of other files than the 2 records"):
         to_frame(records, index=index[:1])

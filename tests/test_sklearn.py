@@ -17,17 +17,17 @@ from serab_byols.corpus.segments import Segment
 from serab_byols.errors import AudioFileError, InvalidInputError, MissingExtraError
 
 pytest.importorskip("sklearn", "1.6")
-import pandas as pd  # noqa: E402
-from joblib.externals.loky import get_reusable_executor  # noqa: E402
-from sklearn.base import clone  # noqa: E402
-from sklearn.compose import ColumnTransformer  # noqa: E402
-from sklearn.linear_model import LogisticRegression  # noqa: E402
-from sklearn.model_selection import GridSearchCV, cross_val_score  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
-from sklearn.preprocessing import StandardScaler  # noqa: E402
-from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
+import pandas as pd
+from joblib.externals.loky import get_reusable_executor
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
 
-from serab_byols.integrations.sklearn import ByolsTransformer  # noqa: E402
+from serab_byols.integrations.sklearn import ByolsTransformer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -68,8 +68,8 @@ def parse_hub_address(text: str) -> HubAddress:
     found = _ADDRESS.fullmatch(text)
     if found is None or found["repository"].startswith(_OTHER_KINDS):
         raise InvalidInputError(
-            f"{text!r} is not a checkpoint on the Hub: write hf://owner/name, hf://owner/name@revision, or add "
-            "/FILE.safetensors (other formats are not read from the Hub)"
+            f"{text!r} is not a checkpoint on the Hub: write hf://owner/name, hf://owner/name@revision, "
+            "or add /FILE.safetensors (other formats are not read from the Hub)"
         )
     revision = found["revision"] and unquote(found["revision"])
     return HubAddress(found["repository"], revision, found["file"] or HUB_FILE)
@@ -87,7 +87,8 @@ def download_from_hub(
     Args:
         address: of the file.
         cache_dir: the cache; by default the Hub's own (``HF_HUB_CACHE``, ``HF_HOME``).
-        offline: whether to look in the cache alone; by default as ``SERAB_BYOLS_OFFLINE`` and ``HF_HUB_OFFLINE``.
+        offline: whether to look in the cache alone; by default as ``SERAB_BYOLS_OFFLINE`` and
+            ``HF_HUB_OFFLINE`` say.
         token: as the Hub's libraries take it; by default that of ``hf auth login`` or ``HF_TOKEN``.
         force_download: whether to download what is in the cache already.
 
@@ -107,7 +108,7 @@ def download_from_hub(
             address.repository,
             address.file,
             revision=address.revision,
-            cache_dir=cache_dir,
+            cache_dir=None if cache_dir is None else Path(cache_dir).expanduser(),
             local_files_only=is_offline(offline),
             token=token,
             force_download=force_download,

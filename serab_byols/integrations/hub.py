@@ -1,4 +1,7 @@
-"""Sharing models on the Hugging Face Hub. Needs the extra ``hub``; to load, ``load_model("hf://owner/name")`` does too."""
+"""Sharing models on the Hugging Face Hub. Needs the extra ``hub``.
+
+To load what is shared, ``serab_byols.load_model("hf://owner/name")`` is enough.
+"""
 
 from __future__ import annotations
 
@@ -170,6 +173,6 @@ What the checkpoint says of itself:
 {facts}
 ```
 
-The method: BYOL-S ([Scheidwasser-Clow et al., 2021](https://arxiv.org/abs/2110.03414)); the encoders and Hybrid BYOL-S:
-[Elbanna et al., 2022](https://arxiv.org/abs/2203.16637), [2206.12038](https://arxiv.org/abs/2206.12038).
+The method: BYOL-S ([Scheidwasser-Clow et al., 2021](https://arxiv.org/abs/2110.03414)); the encoders and Hybrid
+BYOL-S: [Elbanna et al., 2022](https://arxiv.org/abs/2203.16637), [2206.12038](https://arxiv.org/abs/2206.12038).
 """

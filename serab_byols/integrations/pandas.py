@@ -29,15 +29,17 @@ def to_frame(
     ``to_frame(records).join(smile.process_files(files))`` puts both side by side.
 
     Args:
-        records: from :func:`serab_byols.embed_file` or :func:`serab_byols.embed_files`; of scenes or of frames.
+        records: from :func:`serab_byols.embed_file` or :func:`serab_byols.embed_files`; of scenes or of
+            frames.
         index: of scenes: the index that :func:`segments_of` made the segments of. Records begin and end at
-            whole samples; with it the times are exactly those that were asked for.
+            whole samples; with it the times are exactly those that were asked for, as openSMILE gives them by
+            ``process_index(index, preserve_index=True)``.
         prefix: of the columns' names, ``byols_0`` and so on.
 
     Returns:
         Embeddings as float32. A table of frames begins with a column ``time``, their centres as
-        ``Timedelta``; ``start`` and ``end`` are the frame's window cut to the segment, so that frames of a clip
-        that is shorter than a frame differ in ``time`` alone.
+        ``Timedelta``; ``start`` and ``end`` are the frame's window cut to the segment, so that frames of a
+        clip that is shorter than a frame differ in ``time`` alone.
 
     Raises:
         InvalidInputError: no records, scenes mixed with frames, embeddings of different sizes, or an index of
@@ -80,18 +82,20 @@ def segments_of(index: pandas.Index) -> list[Segment]:
 
     Example:
         >>> from serab_byols.integrations.pandas import segments_of, to_frame
-        >>> times = [[str(clip_path)] * 2, pandas.to_timedelta([0, 0.5], "s"), pandas.to_timedelta([1.1, None], "s")]
-        >>> index = pandas.MultiIndex.from_arrays(times, names=["file", "start", "end"])
+        >>> starts, ends = pandas.to_timedelta([0, 0.5], "s"), pandas.to_timedelta([1.1, None], "s")
+        >>> levels = [[str(clip_path)] * 2, starts, ends]  # or audformat.segmented_index(files, starts, ends)
+        >>> index = pandas.MultiIndex.from_arrays(levels, names=["file", "start", "end"])
         >>> records = serab_byols.embed_files(segments_of(index), serab_byols.load_model())
         >>> to_frame(records, index=index).shape
         (2, 512)
     """
     files, *times = _levels(index)
-    seconds = [level.total_seconds() for level in times] or [np.full(len(files), np.nan)] * 2
-    return [
-        Segment(file, file, *(None if np.isnan(time) else float(time) for time in start_and_end))
-        for file, *start_and_end in zip(files, *seconds)
-    ]
+    starts, ends = [level.total_seconds() for level in times] or [np.full(len(files), np.nan)] * 2
+
+    def given(time: float) -> float | None:
+        return None if np.isnan(time) else float(time)
+
+    return [Segment(file, file, given(start), given(end)) for file, start, end in zip(files, starts, ends)]
 
 
 def column_names(embedding_size: int, prefix: str = "byols_") -> list[str]:
@@ -106,7 +110,8 @@ def _completed(index: pandas.Index, records: list[Record]) -> pandas.MultiIndex:
         raise InvalidInputError("index= is for scenes: the frames of a segment have times of their own")
     if list(files) != [record.file for record in records]:
         raise InvalidInputError(
-            f"index= has {len(files)} segments of other files than the {len(records)} records, or in another order"
+            f"index= has {len(files)} segments of other files than the {len(records)} records, "
+            "or in another order"
         )
     measured = [
         _timedeltas(record.start for record in records),

@@ -36,22 +36,22 @@ class ByolsTransformer(TransformerMixin, BaseEstimator):
     """Audio files or waveforms to scene embeddings (n_clips, D), float32.
 
     It learns nothing from the clips: an embedding depends on its clip alone, and ``transform`` works without
-    ``fit``. The weights are loaded when they are first needed and are not pickled, so that clones, pickles and
-    joblib's processes carry their name alone. Those processes must be started afresh, as joblib's default
-    (loky) does: a fork of a process that has used torch hangs.
+    ``fit``. The weights are loaded when they are first needed and are not pickled, so that clones, pickles
+    and joblib's processes carry their name alone. Those processes must be started afresh, as joblib's
+    default (loky) does: a fork of a process that has used torch hangs.
 
     Args:
-        model: what :func:`serab_byols.load_model` takes: the name of weights, a path, ``hf://owner/name``, or empty
-            for the default weights; or a :class:`ByolsModel`, which clones copy and pickles contain.
-        normalization: ``"auto"``, ``"clip"`` or (mean, std); None stands for the model's own, which is ``"auto"``
-            where it is loaded here.
+        model: what :func:`serab_byols.load_model` takes: the name of weights, a path, ``hf://owner/name``, or
+            empty for the default weights; or a :class:`ByolsModel`, which clones copy and pickles contain.
+        normalization: ``"auto"``, ``"clip"`` or (mean, std); None stands for the model's own, which is
+            ``"auto"`` where it is loaded here.
         sample_rate: of arrays, in Hz; they are resampled. Files state theirs.
         device: where a model that is loaded here goes.
 
     Attributes:
         embedding_size_: D, after ``fit``.
-        n_features_in_: samples a clip, after ``fit`` on an array (n_clips, n_samples); clips of other lengths may
-            follow.
+        n_features_in_: samples a clip, after ``fit`` on an array (n_clips, n_samples); clips of other lengths
+            may follow.
 
     Example:
         >>> from serab_byols.integrations.sklearn import ByolsTransformer
@@ -93,9 +93,9 @@ class ByolsTransformer(TransformerMixin, BaseEstimator):
         """Embeddings (n_clips, D), float32.
 
         Args:
-            X: a list, array or Series of paths (or of :class:`~serab_byols.corpus.segments.Segment`); a list of
-                waveforms (n_samples,), or (n_channels, n_samples) to be mixed; or an array (n_clips, n_samples),
-                floating point.
+            X: a list, array or Series of paths (or of :class:`~serab_byols.corpus.segments.Segment`); a list
+                of waveforms (n_samples,), or (n_channels, n_samples) to be mixed; or an array
+                (n_clips, n_samples), floating point.
 
         Raises:
             AudioFileError: a file is missing, unreadable or empty.
@@ -158,7 +158,7 @@ class ByolsTransformer(TransformerMixin, BaseEstimator):
 
 
 def _listed(X: Any) -> list[Any] | None:  # noqa: N803
-    """The clips of X where it is a sequence of paths or of waveforms; None for what may be a table of numbers.
+    """The clips of X where it is a sequence of paths or of waveforms; None for what may be a table.
 
     Raises:
         InvalidInputError: a single path.
