@@ -327,6 +327,7 @@ def test_the_card(model: ByolsModel, tmp_path: Path) -> None:
     assert "mean -6, standard deviation 5" in card.text
     assert serab_byols.checkpoint.weights_sha256(model.encoder) in card.text
     assert "(8,)" in card.text
+    assert "hf://OWNER/NAME" in card.text
 
 
 def test_a_card_without_facts() -> None:
@@ -340,6 +341,8 @@ def test_push_and_pull(hub: Hub, model: ByolsModel, tmp_path: Path) -> None:
     url = ByolsHubModel(model).push_to_hub("me/pushed", token="hf_of_a_test")
     assert set(hub.files["me/pushed"][hub.refs["me/pushed"]["main"]]) == {"README.md", "model.safetensors"}
     assert hub.refs["me/pushed"]["main"] in url
+    card = hub.files["me/pushed"][hub.refs["me/pushed"]["main"]]["README.md"].decode()
+    assert 'load_model("hf://me/pushed")' in card
     expected = get_scene_embeddings(AUDIO, model)
     for loaded in (load_model("hf://me/pushed"), ByolsHubModel.from_pretrained("me/pushed")):
         torch.testing.assert_close(get_scene_embeddings(AUDIO, loaded), expected, rtol=0, atol=0)

@@ -5,16 +5,15 @@ To load what is shared, ``serab_byols.load_model("hf://owner/name")`` is enough.
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from serab_byols._version import __version__
-from serab_byols.checkpoint import save_checkpoint, weights_sha256
+from serab_byols.checkpoint import save_checkpoint
 from serab_byols.checkpoint.hub_download import (
     HUB_FILE,
     HubAddress,
@@ -30,11 +29,11 @@ from serab_byols.model import ByolsModel
 from serab_byols.normalization import NormalizationName
 
 try:
-    from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin
+    from huggingface_hub import ModelCard, ModelHubMixin
+
+    from serab_byols.integrations.model_card import model_card
 except ImportError as error:
     raise missing_extra("huggingface_hub", "hub", "sharing models on the Hugging Face Hub") from error
-
-TAGS = ("audio", "speech", "audio-embeddings", "BYOL-S", "HEAR")
 
 
 class ByolsHubModel(ByolsModel, ModelHubMixin):
@@ -116,63 +115,31 @@ class ByolsHubModel(ByolsModel, ModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         save_checkpoint(self, save_directory / HUB_FILE)
 
-    def generate_model_card(self, *args: Any, **card_data: Any) -> ModelCard:
-        """The card of this model; ``card_data`` (``model_card_kwargs``) is added to its front matter."""
-        facts = self.training_facts
-        licence = facts.get("licence")
-        front_matter: dict[str, Any] = {
-            "library_name": "serab-byols",
-            "pipeline_tag": "feature-extraction",
-            "tags": [*TAGS, self.encoder.name],
-            "license": licence.lower() if isinstance(licence, str) else None,
-        }
-        data = ModelCardData(**{**front_matter, **card_data})
-        return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_card_text(self)}")
+    def push_to_hub(
+        self, repo_id: str, *, model_card_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> str:
+        """Upload the checkpoint and a model card, and make the repository if there is none.
 
+        Args:
+            repo_id: ``owner/name``, or ``name`` for one of yours.
+            model_card_kwargs: more of the card's front matter, such as ``{"license": "cc-by-4.0"}``.
+            **options: of the Hub's mixin: ``private``, ``token``, ``branch``, ``create_pr`` and more.
 
-def _card_text(model: ByolsModel) -> str:
-    n_parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
-    config = ", ".join(f"{key} = {value}" for key, value in model.encoder.config.items())
-    if model.statistics is None:
-        statistics = "none are stored: each clip's own"
-    else:
-        statistics = f"mean {model.statistics.mean:.6g}, standard deviation {model.statistics.std:.6g}"
-    facts = json.dumps(model.training_facts, indent=2, ensure_ascii=False, sort_keys=True)
-    return f"""\
-# Speech embeddings by BYOL-S
+        Returns:
+            The address of the commit.
 
-A model from a waveform (mono, {model.sample_rate} Hz) to an embedding of {model.embedding_size} numbers, for
-[serab_byols](https://pypi.org/project/serab-byols). It follows the
-[HEAR 2021 common API](https://hearbenchmark.com/hear-api.html).
+        Raises:
+            InvalidInputError: weights that are NaN or infinite.
+            OSError: the Hub cannot be reached, or refuses; these errors are the Hub's own.
+        """
+        card = {"repo_id": repo_id, **(model_card_kwargs or {})}
+        return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
 
-```python
-import serab_byols
+    def generate_model_card(self, *, repo_id: str = "", **card_data: Any) -> ModelCard:
+        """The card of this model.
 
-model = serab_byols.load_model("hf://OWNER/NAME")  # this repository; pip install 'serab-byols[hub]'
-record = serab_byols.embed_file("clip.wav", model)
-print(record.embedding.shape)  # ({model.embedding_size},)
-```
-
-| | |
-|---|---|
-| encoder | `{model.encoder.name}`{f" ({config})" if config else ""}, {n_parameters:,} parameters |
-| input | mono waveform at {model.sample_rate} Hz, of any length |
-| embedding | {model.embedding_size} numbers a clip, or a frame |
-| log-mel normalisation | {statistics} |
-| weights' SHA-256 | `{weights_sha256(model.encoder)}` |
-| written by | serab_byols {__version__} |
-
-`{HUB_FILE}` describes itself: its header holds the encoder, the statistics, the facts below and checksums of
-both. It is safetensors; nothing is unpickled.
-
-## Training
-
-What the checkpoint says of itself:
-
-```json
-{facts}
-```
-
-The method: BYOL-S ([Scheidwasser-Clow et al., 2021](https://arxiv.org/abs/2110.03414)); the encoders and Hybrid
-BYOL-S: [Elbanna et al., 2022](https://arxiv.org/abs/2203.16637), [2206.12038](https://arxiv.org/abs/2206.12038).
-"""
+        Args:
+            repo_id: where it will be.
+            **card_data: more of the front matter (``model_card_kwargs``).
+        """
+        return model_card(self, repo_id, card_data)
