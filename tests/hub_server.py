@@ -47,8 +47,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         found = _RESOLVE.fullmatch(self.path)
-        if not self._recorded() or found is None:
-            return self._answer(self.hub.status or 404)
+        if not self._recorded():
+            return self._answer(self.hub.status)
+        if self.path.startswith("/api/models/"):
+            return self._json({"id": "/".join(self.path.split("/")[3:5]), "xetEnabled": False})
+        if found is None:
+            return self._answer(404)
         repo = found["repo"]
         if repo not in self.hub.files:
             return self._answer(401, X_Error_Code="RepoNotFound")
