@@ -344,9 +344,9 @@ def test_a_card_without_facts() -> None:
 
 
 def test_push_and_pull(hub: Hub, model: ByolsModel, tmp_path: Path) -> None:
-    url = ByolsHubModel(model).push_to_hub("me/pushed", token="hf_of_a_test")
+    commit = ByolsHubModel(model).push_to_hub("me/pushed", token="hf_of_a_test")
     assert set(hub.files["me/pushed"][hub.refs["me/pushed"]["main"]]) == {"README.md", "model.safetensors"}
-    assert hub.refs["me/pushed"]["main"] in url
+    assert hub.refs["me/pushed"]["main"] in commit.commit_url
     card = hub.files["me/pushed"][hub.refs["me/pushed"]["main"]]["README.md"].decode()
     assert 'load_model("hf://me/pushed")' in card
     expected = get_scene_embeddings(AUDIO, model)

@@ -126,7 +126,7 @@ class ByolsHubModel(ByolsModel, ModelHubMixin):
             **options: of the Hub's mixin: ``private``, ``token``, ``branch``, ``create_pr`` and more.
 
         Returns:
-            The address of the commit.
+            The commit, as the Hub gives it (``CommitInfo``).
 
         Raises:
             InvalidInputError: weights that are NaN or infinite.

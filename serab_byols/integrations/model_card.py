@@ -42,9 +42,8 @@ def card_text(model: ByolsModel, repo_id: str) -> str:
     return f"""\
 # Speech embeddings by BYOL-S
 
-A model from a waveform (mono, {model.sample_rate} Hz) to an embedding of {model.embedding_size} numbers, for
-[serab_byols](https://pypi.org/project/serab-byols). It follows the
-[HEAR 2021 common API](https://hearbenchmark.com/hear-api.html).
+A model from a waveform (mono, {model.sample_rate} Hz) to an embedding of {model.embedding_size} numbers,
+for the Python library `serab_byols`. It follows the [HEAR 2021 common API](https://hearbenchmark.com/hear-api.html).
 
 ```python
 import serab_byols
