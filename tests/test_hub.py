@@ -111,6 +111,7 @@ def test_addresses(text: str, expected: HubAddress) -> None:
         "hf://a/b@",
         "hf://a/b/pytorch_model.bin",
         "hf://a/b/c",
+        "hf://a/b/../c.safetensors",
         "hf://datasets/a",
         "hf://a/b@x@y",
     ],
@@ -359,8 +360,12 @@ def test_push_and_pull(hub: Hub, model: ByolsModel, tmp_path: Path) -> None:
     assert [request.partition(" ")[0] for request in hub.requests] == ["HEAD", "GET"]
     with pytest.raises(CheckpointNotFoundError, match="no revision"):
         ByolsHubModel.from_pretrained("me/pushed", revision="v7")
-    with pytest.raises(InvalidInputError, match="hf://owner/name"):
-        ByolsHubModel.from_pretrained("neither-folder-nor-repository")
+
+
+@pytest.mark.parametrize("name", ["neither-folder-nor-repository", "/no/such/folder"])
+def test_neither_a_folder_nor_a_repository(name: str) -> None:
+    with pytest.raises(CheckpointNotFoundError, match="no folder .*, and it is not the owner/name"):
+        ByolsHubModel.from_pretrained(name)
 
 
 def test_the_command(hub: Hub, published: str, tmp_path: Path) -> None:

@@ -66,7 +66,11 @@ def parse_hub_address(text: str) -> HubAddress:
         'small/model.safetensors'
     """
     found = _ADDRESS.fullmatch(text)
-    if found is None or found["repository"].startswith(_OTHER_KINDS):
+    if (
+        found is None
+        or found["repository"].startswith(_OTHER_KINDS)
+        or ".." in (found["file"] or "").split("/")
+    ):
         raise InvalidInputError(
             f"{text!r} is not a checkpoint on the Hub: write hf://owner/name, hf://owner/name@revision, "
             "or add /FILE.safetensors (other formats are not read from the Hub)"

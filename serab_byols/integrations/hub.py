@@ -23,7 +23,7 @@ from serab_byols.checkpoint.hub_download import (
 )
 from serab_byols.checkpoint.loading import model_of
 from serab_byols.checkpoint.reading import read_safetensors
-from serab_byols.errors import CheckpointNotFoundError, missing_extra
+from serab_byols.errors import CheckpointNotFoundError, InvalidInputError, missing_extra
 from serab_byols.frontend import FrontendName
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import NormalizationName
@@ -104,7 +104,7 @@ class ByolsHubModel(ByolsModel, ModelHubMixin):
             if not path.is_file():
                 raise CheckpointNotFoundError(f"the folder {name} holds no {HUB_FILE}")
         else:
-            given = parse_hub_address(name if is_hub_address(name) else f"hf://{name}")
+            given = _address_of(name)
             wanted = HubAddress(given.repository, revision or given.revision, given.file)
             path, found = download_from_hub(wanted, cache_dir, local_files_only, token, force_download)
             source = str(found)
@@ -143,3 +143,14 @@ class ByolsHubModel(ByolsModel, ModelHubMixin):
             **card_data: more of the front matter (``model_card_kwargs``).
         """
         return model_card(self, repo_id, card_data)
+
+
+def _address_of(name: str) -> HubAddress:
+    if is_hub_address(name):
+        return parse_hub_address(name)
+    try:
+        return parse_hub_address(f"hf://{name}")
+    except InvalidInputError as error:
+        raise CheckpointNotFoundError(
+            f"there is no folder {name!r}, and it is not the owner/name of a repository on the Hub"
+        ) from error
