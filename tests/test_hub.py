@@ -364,7 +364,7 @@ def test_push_and_pull(hub: Hub, model: ByolsModel, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["neither-folder-nor-repository", "/no/such/folder"])
 def test_neither_a_folder_nor_a_repository(name: str) -> None:
-    with pytest.raises(CheckpointNotFoundError, match="no folder .*, and it is not the owner/name"):
+    with pytest.raises(CheckpointNotFoundError, match=r"no folder .*, and it is not the owner/name"):
         ByolsHubModel.from_pretrained(name)
 
 
