@@ -13,7 +13,7 @@ import pytest
 
 OPTIONAL = frozenset(
     {"torchaudio", "nnAudio", "scipy", "pandas", "pyarrow", "sklearn", "librosa", "ray", "onnx"}
-    | {"av", "onnxruntime", "matplotlib", "seaborn", "plotly", "bokeh", "IPython"}
+    | {"av", "onnxruntime", "matplotlib", "seaborn", "plotly", "bokeh", "IPython", "huggingface_hub"}
 )
 ONLY_TO_DOWNLOAD = frozenset({"pooch", "requests"})
 CORE = frozenset(

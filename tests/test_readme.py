@@ -143,6 +143,24 @@ def test_the_page_on_hear_runs(folder, monkeypatch, capsys):
     assert "my_task  top1_acc" in capsys.readouterr().out
 
 
+def test_the_integrations_page_runs(folder):
+    pytest.importorskip("huggingface_hub")
+    pytest.importorskip("opensmile")
+    shutil.copy(ROOT / "hubconf.py", folder)
+    session = {}
+    for language, code in blocks("docs/integrations.md"):
+        assert language == "python"
+        exec(compile(code, "integrations.md", "exec"), session)
+    assert (folder / "shared" / "README.md").is_file()
+    assert session["shared"].embedding_size == 512
+    assert 0 <= session["scores"].mean() <= 1
+    assert session["untrained"].encoder.name == "cvt"
+    for table in ("both", "both_of_segments"):
+        assert session[table].shape == (5, 512 + 88)
+        assert not session[table].isna().any(axis=None)
+    assert session["features"].shape[1] == 512
+
+
 PAGES = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
 
 

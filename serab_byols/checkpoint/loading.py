@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from serab_byols.checkpoint.reading import Checkpoint, read_checkpoint_file
+from serab_byols.checkpoint.hub_download import download_from_hub, is_hub_address, parse_hub_address
+from serab_byols.checkpoint.reading import Checkpoint, read_checkpoint_file, read_safetensors
 from serab_byols.checkpoint.registry import PublishedWeights, find_weights
 from serab_byols.checkpoint.weights_cache import find_or_download
 from serab_byols.encoders import ENCODERS, EncoderName
@@ -16,6 +17,7 @@ from serab_byols.errors import CheckpointError, InvalidInputError
 from serab_byols.frontend import FrontendName, create_frontend
 from serab_byols.model import ByolsModel, usable_device
 from serab_byols.normalization import NormalizationName, parse_normalization
+from serab_byols.paths import path_text
 
 
 def load_model(
@@ -32,8 +34,9 @@ def load_model(
 
     Args:
         model_file_path: a checkpoint in this project's format (``.safetensors``), a published ``.pth``
-            file, the state dict of an encoder or of a whole :class:`ByolsModel`, or a name that
-            ``serab-byols list`` shows; empty for the default weights.
+            file, the state dict of an encoder or of a whole :class:`ByolsModel`, a name that
+            ``serab-byols list`` shows, or ``hf://owner/name`` or ``hf://owner/name@revision`` on the Hugging
+            Face Hub (extra ``hub``); empty for the default weights.
         model_name: ``"default"``, ``"resnetish34"``, ``"clstm"`` or ``"cvt"``; only a check, since
             the file says which encoder it holds.
         normalization: ``"auto"``, ``"clip"``, ``"batch"``, ``"hear2021"`` or (mean, std); see
@@ -41,15 +44,16 @@ def load_model(
             weights loaded by name, those that ``serab-byols list`` shows; else ``"clip"``.
         frontend: ``"torch"``, ``"nnaudio"`` or ``"torchaudio"``.
         device: where the model goes; nothing is chosen silently.
-        cache_dir: folder for downloads; by default ``SERAB_BYOLS_CACHE``, else the user's cache.
+        cache_dir: folder for downloads; by default ``SERAB_BYOLS_CACHE``, else the user's cache. For the Hub
+            its own, ``HF_HUB_CACHE``.
         offline: whether to download nothing; by default ``SERAB_BYOLS_OFFLINE``.
 
     Raises:
         CheckpointNotFoundError: no such file, no such name, or not on this machine while offline.
         CheckpointError: corrupt, foreign, or not the encoder that ``model_name`` says.
-        DownloadError: published weights could not be downloaded, or other bytes came.
+        DownloadError: weights could not be downloaded, or other bytes than the published ones came.
         InvalidInputError: an option that does not exist, a device that is not here.
-        MissingExtraError: the front end's package is not installed.
+        MissingExtraError: the package of the front end or of the Hub is not installed.
 
     Example:
         >>> model = serab_byols.load_model()
@@ -59,17 +63,28 @@ def load_model(
     if model_name is not None and model_name not in list(ENCODERS):
         raise InvalidInputError(f"unknown model_name {model_name!r}; choose from {', '.join(ENCODERS)}")
     parse_normalization(normalization)
-    place = usable_device(device)
+    usable_device(device)  # before a download
     checkpoint = read_checkpoint(model_file_path, model_name, cache_dir=cache_dir, offline=offline)
+    return model_of(checkpoint, normalization=normalization, frontend=frontend, device=device)
+
+
+def model_of(
+    checkpoint: Checkpoint,
+    *,
+    normalization: NormalizationName | Sequence[float] = "auto",
+    frontend: FrontendName = "torch",
+    device: str | torch.device = "cpu",
+) -> ByolsModel:
+    """The model of a checkpoint, in eval mode; options and errors as for :func:`load_model`."""
     model = ByolsModel(
         checkpoint.build_encoder(),
         create_frontend(frontend),
         normalization=normalization,
         statistics=checkpoint.statistics,
         training_facts=checkpoint.training_facts,
-        source=checkpoint.path.name,
+        source=checkpoint.source or checkpoint.path.name,
     )
-    return model.eval().to(place)
+    return model.eval().to(usable_device(device))
 
 
 def read_checkpoint(
@@ -87,8 +102,15 @@ def read_checkpoint(
     Raises:
         CheckpointNotFoundError: no such file, no such name, or not on this machine while offline.
         CheckpointError: corrupt, truncated, foreign, or not the encoder that ``model_name`` says.
-        DownloadError: published weights could not be downloaded, or other bytes came.
+        DownloadError: weights could not be downloaded, or other bytes than the published ones came.
+        MissingExtraError: an address on the Hub, and its package is not installed.
     """
+    text = path_text(path, "a checkpoint")
+    if is_hub_address(text):
+        file, address = download_from_hub(parse_hub_address(text), cache_dir, offline)
+        checkpoint = replace(read_safetensors(file), source=str(address))
+        _check_encoder(text, checkpoint.encoder, model_name)
+        return checkpoint
     weights = find_weights(path)
     if not isinstance(weights, PublishedWeights):
         checkpoint = read_checkpoint_file(weights)

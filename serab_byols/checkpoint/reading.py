@@ -58,6 +58,8 @@ class Checkpoint:
     training_facts: dict[str, Any] = field(default_factory=dict)
     written_by: str | None = None
     weights_sha256: str | None = None
+    source: str | None = None
+    """Where it came from, if that says more than the name of the file."""
 
     def __repr__(self) -> str:
         config = "".join(f", {key}={value}" for key, value in self.config.items())
@@ -114,7 +116,7 @@ def read_checkpoint_file(path: str | os.PathLike[str]) -> Checkpoint:
     if start.startswith(_ZIP):
         return _read_legacy(path)
     if start[_HEADER_LENGTH_BYTES:] == b"{":
-        return _read_safetensors(path)
+        return read_safetensors(path)
     raise CheckpointError(
         f"{path} is neither a safetensors file nor a PyTorch zip archive (torch.save of 1.6 or newer): "
         "it is corrupt, truncated or something else"
@@ -137,7 +139,12 @@ def _first_bytes(path: Path) -> bytes:
     raise CheckpointNotFoundError(f"checkpoint {path} {what}")
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
+def read_safetensors(path: Path) -> Checkpoint:
+    """Read and recognise a safetensors file; nothing else is opened.
+
+    Raises:
+        CheckpointError: it is no such file, or corrupt, truncated, or not a BYOL-S checkpoint.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
