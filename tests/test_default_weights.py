@@ -13,7 +13,9 @@ from sklearn.preprocessing import StandardScaler
 import serab_byols
 from serab_byols.checkpoint import read_checkpoint
 
-CHECKPOINTS = sorted((ROOT / "checkpoints").glob("*.safetensors"))
+CHECKPOINTS = [
+    path for path in sorted((ROOT / "checkpoints").glob("*.safetensors")) if ".pca" not in path.name
+]
 EVAL = ROOT.parent / "shared" / "data" / "eval"
 NAMES = [path.stem for path in CHECKPOINTS]
 

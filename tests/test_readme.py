@@ -110,6 +110,8 @@ def test_the_corpora_page_runs(folder):
     assert found[0] == session["query"]
     assert found[1:] == [file for file, _ in session["nearest"][:2]]
     assert list(session["classifier"].classes_) == ["calm", "excited"]
+    assert session["floats"].shape == (5, 128)
+    assert session["index_of_int8"].search(session["vectors"][2], 1).keys[0] == 2
 
 
 @pytest.mark.parametrize("page", ["docs/benchmark-adapters.md", "docs/hear-validate.md"])

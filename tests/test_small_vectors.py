@@ -146,7 +146,14 @@ def test_the_commands(clips, tmp_path, tiny_checkpoint, capfd):
         assert archive["embedding"].dtype == np.int8
         assert json.loads(str(archive["metadata"]))["pca"]["dimensions"] == 3
     for arguments, message in (
-        (["embed", str(clips), "-o", "x.npz", "--dimensions", "3"], "--dimensions needs --pca FILE"),
+        (
+            ["embed", str(clips), "-o", "x.npz", "--dimensions", "3", *model],
+            "no principal components for these",
+        ),
+        (
+            ["embed", str(clips), "-o", "x.npz", "--dimensions", "300"],
+            "dimensions must be from 1 to 256, got 300",
+        ),
         (["embed", str(clips), "-o", "x.npz", "--pca", whole], "holds no principal components"),
         (["pca", str(clips), "-o", "x.safetensors"], "holds no parts of a dataset"),
         (["pca", str(clips / "00.wav"), "-o", "x.safetensors"], "is no table of embeddings"),

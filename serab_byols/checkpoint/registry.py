@@ -18,6 +18,9 @@ DEFAULT_CHECKPOINT = f"{DEFAULT_NAME}.safetensors"
 """What ``load_model()`` loads: the file of this name in ``checkpoints/``, which the wheel contains."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+COMPONENTS_SUFFIX = ".pca.safetensors"
+"""Of the principal components of a checkpoint's embeddings, which lie beside it."""
+
 CHECKPOINT_FOLDERS = (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints")
 """Package data of an installed wheel, and the folder of a source tree."""
 
@@ -114,6 +117,7 @@ def published(name: str) -> PublishedWeights | None:
 def bundled() -> dict[str, Path]:
     """The checkpoints in ``checkpoints/`` by their names, the default first."""
     paths = [path for folder in CHECKPOINT_FOLDERS for path in folder.glob("*.safetensors") if path.is_file()]
+    paths = [path for path in paths if not path.name.endswith(COMPONENTS_SUFFIX)]
     by_name = {path.stem: path for path in reversed(paths) if published(path.stem) is None}  # the first wins
     return {name: by_name[name] for name in sorted(by_name, key=lambda name: (name != DEFAULT_NAME, name))}
 

@@ -10,7 +10,7 @@ from serab_byols.cli.embed_folder import embed_into_folder
 from serab_byols.cli.embed_table import embed_into_table
 from serab_byols.cli.options import EXIT_USAGE, Commands, add_cache_dir, device, normalization_rule
 from serab_byols.corpus.dataset.run import PART_SIZE
-from serab_byols.corpus.pca import Pca, load_pca
+from serab_byols.corpus.pca import load_pca
 from serab_byols.corpus.tables import COMPRESSIONS
 from serab_byols.corpus.vector_format import EMBEDDING_DTYPES
 from serab_byols.encoders import ENCODERS
@@ -126,7 +126,10 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         "--pca", metavar="FILE", help="store principal components, from a file that `serab-byols pca` wrote"
     )
     storage.add_argument(
-        "--dimensions", type=int, metavar="N", help="only the first N of them (default: all in the file)"
+        "--dimensions",
+        type=int,
+        metavar="N",
+        help="store N principal components: of --pca, or of those that come with the default weights",
     )
     storage.add_argument("--compression", choices=COMPRESSIONS, help="of Parquet files (default: snappy)")
     folder = parser.add_argument_group("a folder of Parquet files (-o DIR/)")
@@ -171,20 +174,11 @@ def _embed(options: argparse.Namespace) -> int:
     if not options.timestamps:
         _check_frame_options(options)
     _check_engine_options(options)
-    options.pca = _read_pca(options)
+    options.pca = None if options.pca is None else load_pca(options.pca)
     if _is_folder(options.output):
         return embed_into_folder(options)
     _check_no_folder_options(options)
     return embed_into_table(options)
-
-
-def _read_pca(options: argparse.Namespace) -> Pca | None:
-    if options.pca is None:
-        if options.dimensions is not None:
-            raise InvalidInputError("--dimensions needs --pca FILE, which `serab-byols pca` writes")
-        return None
-    pca = load_pca(options.pca)
-    return pca if options.dimensions is None else pca.first(options.dimensions)
 
 
 def _is_folder(output: str) -> bool:

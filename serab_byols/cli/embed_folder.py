@@ -34,6 +34,7 @@ def embed_into_folder(options: argparse.Namespace) -> int:
             compression=options.compression or "snappy",
             embedding_dtype=options.embedding_dtype,
             pca=options.pca,
+            dimensions=options.dimensions,
             append=options.append,
             retry_errors=options.retry_errors,
             engine=engine,

@@ -19,6 +19,7 @@ from serab_byols.cli.standard_streams import mp3_decoder_silenced
 from serab_byols.corpus.embedding import check_corpus_normalization, embed_segments
 from serab_byols.corpus.error_table import SEGMENT_COLUMNS, write_error_table
 from serab_byols.corpus.listing import Inputs
+from serab_byols.corpus.pca import chosen_pca
 from serab_byols.corpus.provenance import describe_model
 from serab_byols.corpus.segments import Segment
 from serab_byols.corpus.tables import TableFormat, check_output, open_table
@@ -57,10 +58,10 @@ def embed_into_table(options: argparse.Namespace) -> int:
     if options.timestamps:
         grid = FrameGrid(options.frame_duration, options.hop_size, model.sample_rate)
         metadata |= {"frame_duration_ms": grid.frame_ms, "hop_size_ms": grid.hop_ms, "dense": options.dense}
-    if options.pca is not None:
-        options.pca.check_fits(metadata)
-        metadata["pca"] = options.pca.describe()
-    vectors = VectorFormat(model.embedding_size, options.embedding_dtype, options.pca)
+    pca = chosen_pca(options.pca, options.dimensions, metadata)
+    if pca is not None:
+        metadata["pca"] = pca.describe()
+    vectors = VectorFormat(model.embedding_size, options.embedding_dtype, pca)
     table_format = TableFormat(
         vectors, options.timestamps, metadata, columns, options.compression or "snappy"
     )

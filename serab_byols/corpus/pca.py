@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from serab_byols.atomic_write import atomic_write
+from serab_byols.checkpoint.registry import CHECKPOINT_FOLDERS, COMPONENTS_SUFFIX
 from serab_byols.errors import InvalidInputError
 from serab_byols.paths import AnyPath, as_path
 
@@ -100,6 +101,37 @@ def fit_pca(blocks: Iterable[np.ndarray], n_components: int, facts: dict[str, An
     components *= np.sign(components[np.arange(len(order)), np.abs(components).argmax(axis=1)])[:, None]
     explained = np.maximum(variances[order], 0) / max(np.trace(products / n - np.outer(mean, mean)), 1e-30)
     return Pca(mean.astype(np.float32), components.astype(np.float32), explained, dict(facts or {}))
+
+
+def bundled_pca(described_model: dict[str, Any]) -> Pca:
+    """The components that come with a checkpoint of this package.
+
+    Raises:
+        InvalidInputError: there are none for this model.
+    """
+    for folder in CHECKPOINT_FOLDERS:
+        for path in sorted(folder.glob(f"*{COMPONENTS_SUFFIX}")):
+            pca = load_pca(path)
+            if all(pca.facts.get(name) == described_model.get(name) for name in _IDENTITY):
+                return pca
+    raise InvalidInputError(
+        "there are no principal components for these weights and this normalisation: fit some with "
+        "`serab-byols pca TABLE -o FILE.pca.safetensors` and pass them (--pca FILE)"
+    )
+
+
+def chosen_pca(pca: Pca | None, dimensions: int | None, described_model: dict[str, Any]) -> Pca | None:
+    """The components to store: the given ones or the bundled ones, all or some; None for no projection.
+
+    Raises:
+        InvalidInputError: they belong to other embeddings, there are none, or not as many.
+    """
+    if pca is None and dimensions is None:
+        return None
+    if pca is None:
+        pca = bundled_pca(described_model)
+    pca.check_fits(described_model)
+    return pca if dimensions is None else pca.first(dimensions)
 
 
 def save_pca(pca: Pca, path: AnyPath) -> Path:

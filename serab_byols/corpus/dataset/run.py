@@ -33,7 +33,7 @@ from serab_byols.corpus.dataset.storage import RUN_FOLDER, Storage
 from serab_byols.corpus.embedding import EMBEDDED_IN_PART, check_corpus_normalization
 from serab_byols.corpus.error_table import SEGMENT_COLUMNS, write_error_table
 from serab_byols.corpus.listing import Input, Inputs
-from serab_byols.corpus.pca import Pca
+from serab_byols.corpus.pca import Pca, chosen_pca
 from serab_byols.corpus.provenance import describe_model
 from serab_byols.corpus.remote import file_system, is_url, without_file_scheme
 from serab_byols.corpus.tables import COMPRESSIONS, TableFormat
@@ -102,6 +102,7 @@ def embed_dataset(
     compression: str = "snappy",
     embedding_dtype: str = "float32",
     pca: Pca | None = None,
+    dimensions: int | None = None,
     append: bool = False,
     retry_errors: bool = False,
     engine: Engine | str = "local",
@@ -128,6 +129,8 @@ def embed_dataset(
         embedding_dtype: what is stored: ``"float32"``, ``"float16"`` or ``"int8"``; the latter with a column
             ``scale`` by which a vector is to be multiplied.
         pca: principal components to store instead of all dimensions, from :func:`load_pca`.
+        dimensions: store so many principal components: of ``pca``, or of those that come with the default
+            weights.
         append: plan those inputs that the dataset does not have yet as further parts.
         retry_errors: try the segments again that could not be embedded, and only those.
         engine: who makes the parts: ``"local"`` (this process), ``"ray"``, or a :class:`RayEngine`.
@@ -160,8 +163,7 @@ def embed_dataset(
     metadata = describe_model(loaded)
     loaded = _with_dtype(loaded, dtype)
     grid = FrameGrid(frame_duration, hop_size, loaded.sample_rate) if timestamps else None
-    if pca is not None:
-        pca.check_fits(metadata)
+    pca = chosen_pca(pca, dimensions, metadata)
     vectors = VectorFormat(loaded.embedding_size, embedding_dtype, pca)
     columns = listed.carried_columns()
     wanted = RunDescription(
