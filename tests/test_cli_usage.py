@@ -19,6 +19,7 @@ GROUPS_OF_EMBED = (
     "computation",
     "what is stored",
     "a folder of Parquet files (-o DIR/)",
+    "several machines (-o DIR/ in a folder that all of them share)",
 )
 WITH_WEIGHTS = ("embed", "probe", "pretrain", "info", "convert", "export", "list", "download")
 
