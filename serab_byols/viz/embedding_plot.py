@@ -1,0 +1,131 @@
+"""A map of embeddings on matplotlib axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from serab_byols.paths import AnyPath
+from serab_byols.viz.category_styles import COLOURS, OTHER_COLOUR, categories, is_scale, style
+from serab_byols.viz.embedding_table import EmbeddingTable, read_embedding_table
+from serab_byols.viz.figures import FONT_POINTS, check_can_plot, column_figure, plain, set_text_size
+from serab_byols.viz.projection import project
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+HEIGHT_MM = 80.0
+SYMBOLS = ("o", "s", "^")
+"""By the number of a category's symbol."""
+
+_MOST_LETTERS = 18
+_LEGEND_COLUMNS = 3
+
+
+def plot_embeddings(
+    table: DataFrame | EmbeddingTable | AnyPath,
+    *,
+    colour: str | None = None,
+    method: str = "pca",
+    seed: int = 0,
+    axes: Axes | None = None,
+) -> Axes:
+    """Draw embeddings as points of a plane.
+
+    Args:
+        table: a DataFrame with a column ``embedding``, or a ``.parquet`` or ``.npz`` table or a dataset folder
+            that ``serab-byols embed`` wrote; of scenes or of frames.
+        colour: column that colours the points. Text and a few whole numbers are categories, of which the 24
+            most common have a colour and a symbol; other numbers are a scale.
+        method: ``"pca"``, principal components of embeddings of length one, ``"umap"`` (extra ``umap``), or ``"auto"``:
+            UMAP if it is installed.
+        seed: of UMAP.
+        axes: to draw on; by default of a new figure of pyplot's, 85 mm wide.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InvalidInputError: the table cannot be read, or has no such column; an unknown method.
+        MissingExtraError: matplotlib, pyarrow or UMAP is needed and not installed.
+
+    Example:
+        >>> table = pandas.DataFrame({"embedding": list(np.eye(4)), "label": ["a", "a", "b", "b"]})
+        >>> axes = serab_byols.viz.plot_embeddings(table, colour="label")
+        >>> [text.get_text() for text in axes.get_legend().get_texts()]
+        ['a', 'b']
+    """
+    check_can_plot()
+    read = read_embedding_table(table)
+    values = None if colour is None else read.column(colour)
+    projection = project(read.embedding, method, seed=seed)
+    is_ours = axes is None
+    if axes is None:
+        axes = column_figure(HEIGHT_MM, of_pyplot=True).subplots()
+    size = float(np.clip(2000.0 / len(read), 2.0, 14.0))  # points squared
+    if values is None or colour is None:
+        _scatter(axes, projection.points, size, color=COLOURS[0])
+    elif is_scale(values):
+        _draw_scale(axes, projection.points, size, values, colour)
+    else:
+        _draw_categories(axes, projection.points, size, values, colour)
+    axes.set(xlabel=projection.labels[0], ylabel=projection.labels[1])
+    axes.margins(0.06)
+    if projection.method == "umap":  # whose distances have no unit
+        axes.set(xticks=[], yticks=[])
+    if is_ours:
+        set_text_size(axes.figure)
+    return axes
+
+
+def _scatter(axes: Axes, points: np.ndarray, size: float, **options: object) -> object:
+    # As an image even in a vector format, where 20 000 circles would be slow to show.
+    return axes.scatter(
+        points[:, 0], points[:, 1], s=size, linewidths=0, rasterized=len(points) > 2000, **options
+    )
+
+
+def _draw_scale(axes: Axes, points: np.ndarray, size: float, values: np.ndarray, name: str) -> None:
+    is_known = np.isfinite(values)
+    if not is_known.all():
+        _scatter(axes, points[~is_known], size, color=OTHER_COLOUR)
+    drawn = _scatter(axes, points[is_known], size, c=values[is_known], cmap="viridis")
+    beside = axes.inset_axes((1.02, 0.0, 0.03, 1.0))
+    axes.figure.colorbar(drawn, cax=beside).set_label(plain(with_unit(name)))
+
+
+def with_unit(name: str) -> str:
+    """The name of a column, with its unit if it is one of ours."""
+    return f"{name} (s)" if name in ("start", "end", "time") else name
+
+
+def _draw_categories(axes: Axes, points: np.ndarray, size: float, values: np.ndarray, name: str) -> None:
+    given = categories(values)
+    codes = list(range(len(given.names)))
+    handles = {}
+    for code in reversed(codes):  # so that all others, which come last, lie below
+        colour, symbol = style(code, given)
+        label = plain(_short(given.names[code] or "(none)"))
+        rows = points[given.codes == code]
+        handles[code] = _scatter(axes, rows, size, color=colour, marker=SYMBOLS[symbol], label=label)
+    n_columns = min(len(handles), _LEGEND_COLUMNS)
+    legend = axes.legend(
+        handles=[handles[code] for code in sorted(handles)],
+        title=plain(name),
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        ncols=n_columns,
+        fontsize=FONT_POINTS - 1,
+        title_fontsize=FONT_POINTS,
+        frameon=False,
+        handletextpad=0.2,
+        columnspacing=1.0,
+    )
+    for handle in legend.legend_handles:
+        handle.set_sizes([14.0])
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…"
