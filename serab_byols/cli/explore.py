@@ -30,9 +30,9 @@ from serab_byols.viz.explorer_server import ExplorerServer, audio_urls
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "explore",
-        description="Make a page that shows a map of a table's embeddings, plays a clip at a click and lists its "
-        "nearest neighbours; with search, lasso, and export of a selection as CSV. It is one file that works offline "
-        "and plays the clips where they lie.",
+        description="Make a page that shows a map of a table's embeddings, plays a clip at a click and lists "
+        "its nearest neighbours; with search, lasso, and export of a selection as CSV. It is one file that "
+        "works offline and plays the clips where they lie.",
         examples=(
             "serab-byols explore embeddings.parquet -o corpus.html --colour label",
             "serab-byols explore embeddings/ --sample 20000 -o corpus.html",
@@ -46,14 +46,14 @@ def add_parser(commands: Commands) -> None:
         "--output",
         type=Path,
         metavar="PAGE",
-        help="the page (default, unless it is served: TABLE's name with .html in the current folder, if there is "
-        "no such file)",
+        help="the page (default, unless it is served: TABLE's name with .html in the current folder, where "
+        "nothing is replaced)",
     )
     parser.add_argument(
         "--serve",
         action="store_true",
-        help="serve the page to browsers on this machine until interrupted, with clips in formats that browsers "
-        "do not play converted to WAV",
+        help="serve the page to browsers on this machine until interrupted, with clips in formats that "
+        "browsers do not play converted to WAV",
     )
     parser.add_argument("--port", type=int, default=0, metavar="N", help="of --serve (default: a free one)")
     add_map_options(parser, default="auto")
@@ -113,8 +113,8 @@ def _sampled(table: EmbeddingTable, n_rows: int | None, seed: int) -> EmbeddingT
 def _warn_of_missing(clips: ClipFiles) -> None:
     if clips.n_missing:
         log(
-            f"{clips.n_missing} of {len(clips.names)} files are not where the table says, so they cannot be played; "
-            "--audio-root says what their names are relative to"
+            f"{clips.n_missing} of {len(clips.names)} files are not where the table says, so they cannot be "
+            "played; --audio-root says what their names are relative to"
         )
 
 

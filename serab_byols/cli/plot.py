@@ -31,8 +31,8 @@ SUFFIXES = (".png", ".pdf", ".svg")
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "plot",
-        description="Draw a picture at the width of a paper's column, 85 mm. Its format is that of the output's "
-        "suffix: PNG (300 dpi), PDF or SVG.",
+        description="Draw a picture at the width of a paper's column, 85 mm. Its format is that of the "
+        "output's suffix: PNG (300 dpi), PDF or SVG.",
         examples=(
             "serab-byols plot timestamps clip.wav -o clip.png",
             "serab-byols plot embeddings embeddings.parquet --colour label -o map.png",
@@ -48,8 +48,8 @@ def _add_timestamps(kinds: Commands) -> None:
     parser = kinds.add_parser(
         "timestamps",
         help="a recording: waveform, log-mel, self-similarity and novelty of its timestamp embeddings",
-        description="Draw a recording over time: waveform, log-mel, cosine similarity of every two frames, and "
-        "where it changes (novelty).",
+        description="Draw a recording over time: waveform, log-mel, cosine similarity of every two frames, "
+        "and where it changes (novelty).",
         examples=(
             "serab-byols plot timestamps clip.wav -o clip.png",
             "serab-byols plot timestamps lecture.mp3 --start 60 --end 120 --hop-size 100 -o minute.pdf",
@@ -85,7 +85,7 @@ def _add_timestamps(kinds: Commands) -> None:
         "--kernel",
         type=float,
         metavar="S",
-        help="seconds that novelty looks to each side (default: twice the frame)",
+        help="seconds that novelty looks to each side (default: a frame's length)",
     )
     parser.add_argument(
         "--normalization",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,12 +35,12 @@ def plot_embeddings(
     """Draw embeddings as points of a plane.
 
     Args:
-        table: a DataFrame with a column ``embedding``, or a ``.parquet`` or ``.npz`` table or a dataset folder
-            that ``serab-byols embed`` wrote; of scenes or of frames.
+        table: a DataFrame with a column ``embedding``, or a ``.parquet`` or ``.npz`` table or a dataset
+            folder that ``serab-byols embed`` wrote; of scenes or of frames.
         colour: column that colours the points. Text and a few whole numbers are categories, of which the 24
             most common have a colour and a symbol; other numbers are a scale.
-        method: ``"pca"``, principal components of embeddings of length one, ``"umap"`` (extra ``umap``), or ``"auto"``:
-            UMAP if it is installed.
+        method: ``"pca"``, principal components of embeddings of length one, ``"umap"`` (extra ``umap``), or
+            ``"auto"``: UMAP if it is installed.
         seed: of UMAP.
         axes: to draw on; by default of a new figure of pyplot's, 85 mm wide.
 
@@ -61,9 +61,8 @@ def plot_embeddings(
     read = read_embedding_table(table)
     values = None if colour is None else read.column(colour)
     projection = project(read.embedding, method, seed=seed)
-    is_ours = axes is None
-    if axes is None:
-        axes = column_figure(HEIGHT_MM, of_pyplot=True).subplots()
+    figure = column_figure(HEIGHT_MM, of_pyplot=True) if axes is None else None
+    axes = axes if figure is None else figure.subplots()
     size = float(np.clip(2000.0 / len(read), 2.0, 14.0))  # points squared
     if values is None or colour is None:
         _scatter(axes, projection.points, size, color=COLOURS[0])
@@ -73,14 +72,15 @@ def plot_embeddings(
         _draw_categories(axes, projection.points, size, values, colour)
     axes.set(xlabel=projection.labels[0], ylabel=projection.labels[1])
     axes.margins(0.06)
+    axes.locator_params(nbins=5)
     if projection.method == "umap":  # whose distances have no unit
         axes.set(xticks=[], yticks=[])
-    if is_ours:
-        set_text_size(axes.figure)
+    if figure is not None:
+        set_text_size(figure)
     return axes
 
 
-def _scatter(axes: Axes, points: np.ndarray, size: float, **options: object) -> object:
+def _scatter(axes: Axes, points: np.ndarray, size: float, **options: Any) -> Any:
     # As an image even in a vector format, where 20 000 circles would be slow to show.
     return axes.scatter(
         points[:, 0], points[:, 1], s=size, linewidths=0, rasterized=len(points) > 2000, **options
@@ -123,9 +123,12 @@ def _draw_categories(axes: Axes, points: np.ndarray, size: float, values: np.nda
         handletextpad=0.2,
         columnspacing=1.0,
     )
-    for handle in legend.legend_handles:
+    handles_shown: list[Any] = legend.legend_handles
+    for handle in handles_shown:
         handle.set_sizes([14.0])
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…"
+    """Without its middle: beginnings and ends of file names tell more."""
+    half = _MOST_LETTERS // 2
+    return text if len(text) <= _MOST_LETTERS else f"{text[: half - 1]}…{text[-half:]}"

@@ -64,8 +64,8 @@ def read_embedding_table(table: DataFrame | EmbeddingTable | AnyPath) -> Embeddi
     """A table of embeddings, of scenes or of frames.
 
     Args:
-        table: path of a ``.parquet`` or ``.npz`` table or of a dataset folder, as ``serab-byols embed`` writes
-            them; or a DataFrame with a column ``embedding``, or with a column for each of its numbers
+        table: path of a ``.parquet`` or ``.npz`` table or of a dataset folder, as ``serab-byols embed``
+            writes them; or a DataFrame with a column ``embedding``, or with a column for each of its numbers
             (``0``, ``1``, ... or ``embedding_0``, ...). Levels of its index that have names are columns too.
 
     Raises:
@@ -77,7 +77,7 @@ def read_embedding_table(table: DataFrame | EmbeddingTable | AnyPath) -> Embeddi
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(table, pandas.DataFrame):
         return _checked("the DataFrame", _frame_columns(table), ())
-    path = as_path(table, "the table")  # type: ignore[arg-type]
+    path = as_path(table, "the table")
     files = _files_of(path)
     try:
         read = _read_npz if path.suffix.lower() == ".npz" else _read_parquet

@@ -16,10 +16,13 @@ const columns = data.columns.map((column) => ({
   categories: column.categories && decode(column.categories, Int32Array),
 }));
 const SHOWN = 200;
+// Named one by one: among plotly's own is one that would send the data to its makers.
+const BUTTONS = ["lasso2d", "select2d", "pan2d", "zoom2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"];
 const SYMBOLS = ["circle", "diamond", "cross"];
 let current = -1;
 let selected = null;
 let haystack = null;
+let stopAt = Infinity;
 
 const nameOf = (row) => data.files.names[fileOf[row]];
 const value = (column, row) =>
@@ -78,7 +81,8 @@ function draw() {
     margin: { l: 60, r: 20, t: 20, b: 50 }, dragmode: view ?? "pan", hovermode: "closest", uirevision: "kept",
     selectionrevision: selected ? "kept" : String(Math.random()), plot_bgcolor: "#fff",
     legend: { itemsizing: "constant", title: { text: plain(columns[$("colour").value]?.label ?? "") } } };
-  const config = { displaylogo: false, responsive: true, scrollZoom: true, displayModeBar: true };
+  const config = { displaylogo: false, responsive: true, scrollZoom: true, displayModeBar: true,
+    plotlyServerURL: "", modeBarButtons: [BUTTONS] };
   return Plotly.react($("map"), [...dots, ...rings], layout, config);
 }
 
@@ -100,10 +104,18 @@ function play(row) {
   $("audio").hidden = url === null;
   $("problem").textContent = url === null ? "This file is not on this machine." : "";
   if (url === null) return $("audio").pause();
-  $("audio").dataset.row = row;
   $("audio").src = url + bounds;
+  stopAt = Number.isFinite(end) ? end : Infinity;
   $("audio").play().catch(() => {}); // an error of the file comes as an event
 }
+// Browsers end a fragment of a file up to a quarter of a second too late.
+function watch() {
+  if ($("audio").currentTime >= stopAt) {
+    $("audio").pause();
+    stopAt = Infinity; // who presses play again wants to hear what follows
+  } else if (!$("audio").paused) requestAnimationFrame(watch);
+}
+$("audio").addEventListener("playing", watch);
 $("audio").addEventListener("error", () => {
   const audio = $("audio");
   const [url, bounds] = audio.getAttribute("src").split("#");

@@ -32,6 +32,7 @@ N_NEIGHBOURS = 10
 MOST_ROWS = 100_000
 """Of a page: beyond, a browser needs seconds for each click, and neighbours minutes here."""
 
+_BOUNDS = ("start", "end")
 _NO_NUMBERS = np.empty(0, dtype=object)
 _GAP = re.compile(r"\{(policy|title|data|plotly|script)\}")
 
@@ -70,8 +71,8 @@ def write_explorer(
         The path of the page.
 
     Raises:
-        InvalidInputError: the table cannot be read, has no such column or more than 100 000 rows, or the page would
-            replace one of its files.
+        InvalidInputError: the table cannot be read, has no such column or more than 100 000 rows, or the page
+            would replace one of its files.
         MissingExtraError: plotly, pyarrow or UMAP is needed and not installed.
 
     Example:

@@ -43,13 +43,13 @@ def audio_urls(paths: Sequence[Path | None]) -> list[str | None]:
 class ExplorerServer:
     """The server, on a free port of the loopback interface; a context manager, which closes it.
 
-    Its URL holds a random token, without which nothing is answered: other users of the machine can reach the port
-    too. Requests are refused that name another host (DNS rebinding) or come from another site's page.
+    Its URL holds a random token, without which nothing is answered: other users of the machine can reach the
+    port too. Requests are refused that name another host (DNS rebinding) or come from another site's page.
 
     Args:
         page: the HTML.
-        paths: files of the table; ``audio/3`` is the fourth. What browsers do not play is decoded to WAV, and so is
-            ``audio/3.wav``, whatever it is.
+        paths: files of the table; ``audio/3`` is the fourth. What browsers do not play is decoded to WAV, and
+            so is ``audio/3.wav``, whatever it is.
         port: 0 stands for a free one.
 
     Attributes:

@@ -25,8 +25,8 @@ def nearest_neighbours(table: EmbeddingTable, n_neighbours: int) -> tuple[np.nda
         n_neighbours: of each row, k.
 
     Returns:
-        Row numbers int32 (n, k), the most similar first, and similarities float32 (n, k). Where there are fewer
-        rows than that: -1, and 0.
+        Row numbers int32 (n, k), the most similar first, and similarities float32 (n, k). Where there are
+        fewer rows than that: -1, and 0.
     """
     vectors = torch.from_numpy(unit_length(table.embedding))
     n_rows, k = len(vectors), min(n_neighbours, len(vectors))

@@ -41,10 +41,10 @@ def has_umap() -> bool:
 def project(embedding: np.ndarray, method: str = "auto", *, seed: int = 0) -> Projection:
     """A map of embeddings, in which those of small cosine distance lie close together.
 
-    Embeddings are scaled to length one, so that distances between them go with cosine similarity. ``"pca"`` gives
-    the two principal components. ``"umap"`` (McInnes et al., arXiv 1802.03426) has its 15 nearest neighbours
-    in the first 50 components, and needs the extra ``umap``; of fewer than 30 embeddings it is no use, and
-    principal components are given.
+    Embeddings are scaled to length one, so that distances between them go with cosine similarity. ``"pca"``
+    gives the two principal components. ``"umap"`` (McInnes et al., arXiv 1802.03426) keeps the 15 nearest
+    neighbours in the first 50 components together, and needs the extra ``umap``; of fewer than 30 embeddings
+    it is no use, and principal components are given.
 
     Args:
         embedding: (n, D), finite.

@@ -13,18 +13,18 @@ def self_similarity(vectors: np.ndarray) -> np.ndarray:
 def novelty_curve(vectors: np.ndarray, half_width: int) -> np.ndarray:
     """How much more alike the frames on either side of a point in time are than the two sides.
 
-    It is the correlation of the self-similarity matrix with Foote's checkerboard kernel, tapered by a Gaussian,
-    along the diagonal, written as a difference of two weighted means: of the similarities within both sides,
-    and of those across. So it is comparable at the ends of a clip, where a side is cut off. Only the
-    diagonals that the kernel covers are computed.
+    It is the correlation of the self-similarity matrix with Foote's checkerboard kernel, tapered by a
+    Gaussian, along the diagonal, written as a difference of two weighted means: of the similarities within
+    both sides, and of those across. So it is comparable at the ends of a clip, where a side is cut off. Only
+    the diagonals that the kernel covers are computed.
 
     Args:
         vectors: of length one, (T, D).
         half_width: frames on each side, at least 1.
 
     Returns:
-        float64 (T,): at ``t`` the sides are the ``half_width`` frames before ``t``, and those from ``t`` on. NaN
-        at 0, which has nothing before it.
+        float64 (T,): at ``t`` the sides are the ``half_width`` frames before ``t``, and those from ``t`` on.
+        NaN at 0, which has nothing before it.
     """
     n_frames = len(vectors)
     position = np.arange(-half_width, half_width) + 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from serab_byols.inference.streaming import split_into_blocks, stream_log_mel
 from serab_byols.inference.waveforms import to_waveforms
 from serab_byols.model import ByolsModel
 from serab_byols.viz.category_styles import COLOURS
-from serab_byols.viz.figures import column_figure, set_text_size
+from serab_byols.viz.figures import check_can_plot, column_figure, set_text_size
 from serab_byols.viz.projection import unit_length
 from serab_byols.viz.self_similarity import novelty_curve, self_similarity
 
@@ -54,13 +54,13 @@ def plot_timestamps(
     hop_size: float = HOP_SIZE_MS,
     dense: bool = False,
     kernel_s: float | None = None,
-    axes: Sequence[Axes] | None = None,
+    axes: Sequence[Axes] | np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw a recording and its timestamp embeddings on one time axis.
 
     From above: the waveform; the log-mel in dB; the cosine similarity of every two frames; and the novelty
-    curve (Foote, "Automatic audio segmentation using a measure of audio novelty", ICME 2000), which is high where
-    what follows sounds unlike what came before, and alike in itself.
+    curve (Foote, "Automatic audio segmentation using a measure of audio novelty", ICME 2000), which is high
+    where what follows sounds unlike what came before, and alike in itself.
 
     Args:
         audio: samples (n,), or (n_channels, n) to be mixed, floating point; or the path of a file.
@@ -69,7 +69,7 @@ def plot_timestamps(
         start, end: segment of a file in seconds; by default the whole file.
         frame_duration, hop_size: of the frames, in milliseconds.
         dense: approximate frames, as in :func:`get_timestamp_embeddings`.
-        kernel_s: seconds that novelty looks to each side; by default twice the frame.
+        kernel_s: seconds that novelty looks to each side; by default a frame's length.
         axes: four axes to draw on, from above; by default a new figure of pyplot's, 85 mm wide.
 
     Returns:
@@ -88,16 +88,19 @@ def plot_timestamps(
     """
     if kernel_s is not None and not kernel_s > 0:
         raise InvalidInputError(f"kernel_s must be a positive number of seconds, got {kernel_s!r}")
-    if axes is not None and np.size(axes) != N_AXES:
-        raise InvalidInputError(f"plot_timestamps draws on {N_AXES} axes, got {np.size(axes)}")
-    figure = column_figure(HEIGHT_MM, of_pyplot=True) if axes is None else None
+    given = None if axes is None else np.ravel(np.asarray(axes, dtype=object))
+    if given is not None and len(given) != N_AXES:
+        raise InvalidInputError(f"plot_timestamps draws on {N_AXES} axes, got {len(given)}")
+    check_can_plot()
     recording = _recording(audio, model, sample_rate, start, end)
     embeddings, timestamps_ms = get_timestamp_embeddings(
         [recording.samples], model, frame_duration, hop_size, dense=dense
     )
     vectors = unit_length(embeddings[0].cpu().numpy())
-    drawn = timestamp_axes(figure) if figure is not None else np.ravel(np.asarray(axes, dtype=object))
-    half_width = max(1, round((kernel_s or 2 * frame_duration / MS_PER_S) * MS_PER_S / hop_size))
+    figure = column_figure(HEIGHT_MM, of_pyplot=True) if given is None else None
+    drawn = given if figure is None else timestamp_axes(figure)
+    assert drawn is not None
+    half_width = max(1, round((kernel_s or frame_duration / MS_PER_S) * MS_PER_S / hop_size))
     _draw_waveform(drawn[0], recording, model.sample_rate)
     _draw_log_mel(drawn[1], recording, model)
     _draw_similarity(drawn[2], vectors, recording.start_s, hop_size / MS_PER_S)
@@ -105,6 +108,7 @@ def plot_timestamps(
     _draw_novelty(drawn[3], novelty_curve(vectors, half_width), times_s)
     duration_s = len(recording.samples) / model.sample_rate
     drawn[3].set_xlim(recording.start_s, recording.start_s + duration_s)
+    drawn[2].set_ylim(drawn[3].get_xlim())
     if figure is not None:
         set_text_size(figure)
     return drawn
@@ -195,7 +199,7 @@ def _draw_novelty(axes: Axes, novelty: np.ndarray, times_s: np.ndarray) -> None:
     axes.set(xlabel="time (s)", ylabel="novelty")
 
 
-def _colour_bar(axes: Axes, image: object, label: str) -> None:
+def _colour_bar(axes: Axes, image: Any, label: str) -> None:
     """Beside the axes, taking no room from them, so that all time axes stay equally long."""
     beside = axes.inset_axes((1.02, 0.0, 0.03, 1.0))
     bar = axes.figure.colorbar(image, cax=beside)
