@@ -61,8 +61,10 @@ def plot_embeddings(
     read = read_embedding_table(table)
     values = None if colour is None else read.column(colour)
     projection = project(read.embedding, method, seed=seed)
-    figure = column_figure(HEIGHT_MM, of_pyplot=True) if axes is None else None
-    axes = axes if figure is None else figure.subplots()
+    figure = None
+    if axes is None:
+        figure = column_figure(HEIGHT_MM, of_pyplot=True)
+        axes = figure.subplots()
     size = float(np.clip(2000.0 / len(read), 2.0, 14.0))  # points squared
     if values is None or colour is None:
         _scatter(axes, projection.points, size, color=COLOURS[0])
