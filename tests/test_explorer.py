@@ -20,6 +20,8 @@ from sounds import voice, write
 
 import serab_byols
 from serab_byols.cli import main
+from serab_byols.corpus.record import Record
+from serab_byols.corpus.tables import TableFormat, open_table
 from serab_byols.errors import InvalidInputError, MissingExtraError
 from serab_byols.viz import write_explorer
 from serab_byols.viz.clip_files import clip_files, page_urls
@@ -45,15 +47,20 @@ class Parsed(html.parser.HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
+        self._in_script = False
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
-        if tag == "script":
+        self._in_script = tag == "script"
+        if self._in_script:
             self.scripts.append("")
 
+    def handle_endtag(self, tag):
+        self._in_script = False
+
     def handle_data(self, data):
-        if self.elements and self.elements[-1][0] == "script":
+        if self._in_script:
             self.scripts[-1] += data
 
     @property
@@ -73,6 +80,13 @@ def numbers(text: str, dtype: str) -> np.ndarray:
 def some_table(files, **columns):
     embedding = np.random.default_rng(0).normal(size=(len(files), 4)).astype(np.float32)
     return pandas.DataFrame({"file": files, **columns, "embedding": list(embedding)})
+
+
+def save(table, path):
+    """As ``embed`` would write it."""
+    with open_table(path, TableFormat(4, columns={"label": None})) as writer:
+        for row in table.itertuples():
+            writer.add(Record(row.file, 0.0, 1.0, row.embedding), {"label": row.label})
 
 
 # Tables
@@ -184,7 +198,7 @@ def test_segments_that_overlap_are_no_neighbours():
     }
     rows, _ = nearest_neighbours(EmbeddingTable(columns, np.eye(5, 3, dtype=np.float32) + 0.1), 4)
     found = [set(row[row >= 0].tolist()) for row in rows]
-    assert found == [{1, 2, 4}, {0, 2, 3}, {0, 1, 4}, {1, 4}, {0, 2, 3}]
+    assert found == [{1, 2, 4}, {0, 2, 3}, {0, 1, 4}, {1, 4}, {0, 2, 3}]  # 1 lasts to the end of b
     assert (rows[3, 2:] == -1).all()
     assert nearest_neighbours(EmbeddingTable({}, np.ones((1, 3), np.float32)), 10)[0].tolist() == [[-1] * 10]
 
@@ -237,7 +251,7 @@ def test_the_policy_allows_the_scripts_of_the_page_and_clips(tmp_path):
 
 def test_hostile_names_stay_text(tmp_path):
     table = some_table(list(HOSTILE), **{"</script><b>": list(HOSTILE)})
-    path = write_explorer(table, tmp_path / "<b>&p.html")
+    path = write_explorer(table, tmp_path / "<b>&p.html", audio_root=tmp_path)
     text = path.read_text(encoding="utf-8")
     page = Parsed(text)
     assert len(page.scripts) == text.count("<script") - page.scripts[1].count("<script") == 3
@@ -298,7 +312,7 @@ def test_the_command_writes_a_page(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = some_table([f"{i}.wav" for i in range(20)], label=["x", "y"] * 10)
     write(tmp_path / "0.wav", voice(0, 0.1))
-    np.savez("t.npz", embedding=np.stack(table["embedding"]), file=table["file"].to_numpy(str))
+    save(table, Path("t.npz"))
     assert main(["explore", "t.npz"]) == 0
     printed = capsys.readouterr()
     assert printed.out == "t.html\n"
@@ -323,7 +337,7 @@ def test_the_command_writes_a_page(tmp_path, capsys, monkeypatch):
 
 def test_the_command_serves_until_interrupted(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.savez("t.npz", embedding=np.eye(3), file=np.array(["a.wav", "b.wav", "c.wav"]))
+    save(some_table(["a.wav", "b.wav", "c.wav"], label="x"), Path("t.npz"))
     answers = []
 
     def interrupted(self):

@@ -30,7 +30,7 @@ const value = (column, row) =>
     : Number.isNaN(column.numbers[row]) ? "" : String(column.numbers[row]);
 const numberOf = (name, row) => columns.find((column) => column.name === name)?.numbers?.[row];
 const seconds = (name, row) => (Number.isFinite(numberOf(name, row)) ? numberOf(name, row).toFixed(2) : "");
-const span = (row) => (data.hasSegments ? ` ${seconds("start", row)}–${seconds("end", row)} s` : "");
+const span = (row) => (data.hasSegments ? ` ${seconds("start", row)} to ${seconds("end", row)} s` : "");
 // plotly reads tags and entities in names of traces.
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;") || "(none)";
 
