@@ -147,7 +147,7 @@ def test_search_selects_and_exports(page, corpus):
 
 def test_a_lasso_selects_and_the_export_is_a_file(page, corpus, tmp_path):
     _, table = corpus
-    page.evaluate("Plotly.relayout($('map'), {dragmode: 'lasso'})")
+    page.evaluate("Plotly.relayout($('map'), {dragmode: 'lasso'}).then(() => {})")
     x, y = page.evaluate(PLACE.format(row=0))
     page.mouse("mouseMoved", x - 20, y - 20)
     page.mouse("mousePressed", x - 20, y - 20)
@@ -158,7 +158,6 @@ def test_a_lasso_selects_and_the_export_is_a_file(page, corpus, tmp_path):
     assert page.evaluate("selected") == [0]
     page.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     page.evaluate("$('export').click()")
-    page.wait_for("true")
     file = tmp_path / "selection.csv"
     for _ in range(200):
         if file.is_file() and file.stat().st_size:
@@ -166,7 +165,7 @@ def test_a_lasso_selects_and_the_export_is_a_file(page, corpus, tmp_path):
         page.evaluate("new Promise((done) => setTimeout(done, 50))")
     (exported,) = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline="")))
     assert exported["file"] == table["file"][0]
-    page.evaluate("$('clear').click(); Plotly.relayout($('map'), {dragmode: 'pan'})")
+    page.evaluate("$('clear').click(); Plotly.relayout($('map'), {dragmode: 'pan'}).then(() => {})")
 
 
 def test_every_column_colours(page, corpus):
@@ -230,7 +229,8 @@ def test_the_policy_stops_what_would_leave(page):
         def log_message(self, *_):
             pass
 
-    with http.server.HTTPServer(("127.0.0.1", 0), Listener) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}"
