@@ -120,7 +120,7 @@ def explorer_content(
     if len(table) > MOST_ROWS:
         raise InvalidInputError(
             f"the table has {len(table)} rows and a page at most {MOST_ROWS}: take a random part of them "
-            "(--sample), or embedding-atlas for all (docs/explorer.md)"
+            "(--sample), or embedding-atlas for all (docs/pictures.md)"
         )
     projection = project(table.embedding, method, seed=seed)
     neighbours, similarities = nearest_neighbours(table, N_NEIGHBOURS)
