@@ -204,6 +204,20 @@ def test_categories_have_colours_and_names(table):
     axes.figure.canvas.draw()
 
 
+def test_a_long_legend_lies_below_the_map():
+    values = [f"v{i:02}" for i in range(24)]
+    table = pandas.DataFrame({"embedding": list(np.eye(24)), "label": values, "few": ["a", "b"] * 12})
+    heights = []
+    for column in ("few", "label"):
+        axes = plot_embeddings(table, colour=column)
+        axes.figure.canvas.draw()
+        heights.append(axes.get_window_extent().height)
+        label, legend = axes.xaxis.label.get_window_extent(), axes.get_legend().get_window_extent()
+        assert legend.y1 <= label.y0
+        assert legend.y0 >= 0
+    assert heights[1] == pytest.approx(heights[0], rel=0.1)
+
+
 def test_numbers_are_a_scale_with_a_bar(table):
     table.loc[3, "age"] = np.nan
     axes = plot_embeddings(table, colour="age")

@@ -15,8 +15,7 @@ from serab_byols.cli.options import EXIT_OK, EXIT_USAGE, Commands, add_cache_dir
 from serab_byols.cli.standard_streams import mp3_decoder_silenced
 from serab_byols.errors import InvalidInputError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
-from serab_byols.viz.embedding_plot import HEIGHT_MM as MAP_HEIGHT_MM
-from serab_byols.viz.embedding_plot import plot_embeddings
+from serab_byols.viz.embedding_plot import map_height_mm, plot_embeddings
 from serab_byols.viz.embedding_table import read_embedding_table
 from serab_byols.viz.figures import DPI, check_can_plot, column_figure, set_text_size
 from serab_byols.viz.projection import METHODS
@@ -172,7 +171,7 @@ def _plot_embeddings(options: argparse.Namespace) -> int:
     _check_output(options.output, [options.table])
     table = read_embedding_table(options.table)
     check_not_an_input([options.output], table.sources)
-    figure = column_figure(MAP_HEIGHT_MM, of_pyplot=False)
+    figure = column_figure(map_height_mm(table, options.colour), of_pyplot=False)
     plot_embeddings(
         table, colour=options.colour, method=options.method, seed=options.seed, axes=figure.subplots()
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-HEIGHT_MM = 80.0
+_HEIGHT_MM = 80.0
+_LEGEND_ROW_MM = 3.6
 SYMBOLS = ("o", "s", "^")
 """By the number of a category's symbol."""
 
 _MOST_LETTERS = 18
 _LEGEND_COLUMNS = 3
+_LEGEND_POINTS_BELOW = 28.0
+"""Below the axes, their numbers and their label, however high the axes are."""
 
 
 def plot_embeddings(
@@ -63,7 +67,7 @@ def plot_embeddings(
     projection = project(read.embedding, method, seed=seed)
     figure = None
     if axes is None:
-        figure = column_figure(HEIGHT_MM, of_pyplot=True)
+        figure = column_figure(map_height_mm(read, colour), of_pyplot=True)
         axes = figure.subplots()
     size = float(np.clip(2000.0 / len(read), 2.0, 14.0))  # points squared
     if values is None or colour is None:
@@ -80,6 +84,13 @@ def plot_embeddings(
     if figure is not None:
         set_text_size(figure)
     return axes
+
+
+def map_height_mm(table: EmbeddingTable, colour: str | None) -> float:
+    """Height of a figure whose legend takes no room from the map."""
+    values = None if colour is None else table.column(colour)
+    n_names = 0 if values is None or is_scale(values) else len(categories(values).names)
+    return _HEIGHT_MM + _LEGEND_ROW_MM * max(0, math.ceil(n_names / _LEGEND_COLUMNS) - 2)
 
 
 def _scatter(axes: Axes, points: np.ndarray, size: float, **options: Any) -> Any:
@@ -112,16 +123,20 @@ def _draw_categories(axes: Axes, points: np.ndarray, size: float, values: np.nda
         label = plain(_short(given.names[code] or "(none)"))
         rows = points[given.codes == code]
         handles[code] = _scatter(axes, rows, size, color=colour, marker=SYMBOLS[symbol], label=label)
-    n_columns = min(len(handles), _LEGEND_COLUMNS)
+    from matplotlib.transforms import ScaledTranslation
+
+    below = ScaledTranslation(0, -_LEGEND_POINTS_BELOW / 72, axes.figure.dpi_scale_trans)
     legend = axes.legend(
         handles=[handles[code] for code in sorted(handles)],
         title=plain(name),
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.14),
-        ncols=n_columns,
+        bbox_to_anchor=(0.5, 0.0),
+        bbox_transform=axes.transAxes + below,
+        ncols=min(len(handles), _LEGEND_COLUMNS),
         fontsize=FONT_POINTS - 1,
         title_fontsize=FONT_POINTS,
         frameon=False,
+        borderaxespad=0.0,
         handletextpad=0.2,
         columnspacing=1.0,
     )
