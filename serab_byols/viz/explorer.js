@@ -69,6 +69,7 @@ const nearestTo = (row) => (row < 0 ? []
   : Array.from(neighbours.subarray(row * data.k, (row + 1) * data.k)).filter((other) => other >= 0));
 
 let view = null;
+let outline = 0; // of the lasso: plotly forgets it when this number changes
 function draw() {
   const rings = [marked(nearestTo(current), 12, "#444444"), marked(current < 0 ? [] : [current], 18, "#000000")];
   const dots = traces();
@@ -79,7 +80,7 @@ function draw() {
   const axis = { zeroline: false, ticks: "outside", showgrid: false };
   const layout = { xaxis: { ...axis, title: { text: data.axes[0] } }, yaxis: { ...axis, title: { text: data.axes[1] } },
     margin: { l: 60, r: 20, t: 20, b: 50 }, dragmode: view ?? "pan", hovermode: "closest", uirevision: "kept",
-    selectionrevision: selected ? "kept" : String(Math.random()), plot_bgcolor: "#fff",
+    selectionrevision: outline, plot_bgcolor: "#fff",
     legend: { itemsizing: "constant", title: { text: plain(columns[$("colour").value]?.label ?? "") } } };
   const config = { displaylogo: false, responsive: true, scrollZoom: true, displayModeBar: true,
     plotlyServerURL: "", modeBarButtons: [BUTTONS] };
@@ -147,6 +148,7 @@ function choose(row) {
 
 function select(rows) {
   selected = rows;
+  if (!rows) outline++;
   $("count").textContent = rows ? `${rows.length} of ${x.length} clips` : `${x.length} clips`;
   $("clear").hidden = $("export").hidden = $("chosen").hidden = !rows;
   items($("selection"), (rows ?? []).slice(0, SHOWN), (row) => nameOf(row) + span(row));
