@@ -18,7 +18,7 @@ LAYERS = (
     ("hear", "checkpoint"),
     ("corpus",),
     ("probe", "pretrain", "integrations"),
-    ("hear_benchmark",),
+    ("hear_benchmark", "viz"),
     ("__init__",),
     ("cli",),
     ("__main__",),

@@ -114,7 +114,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
         "serab_byols",
         f"serab_byols-{VERSION}.dist-info",
     }
-    assert "serab_byols/py.typed" in built.files
+    assert {f"serab_byols/{name}" for name in ("py.typed", "viz/explorer.html", "viz/explorer.js")} <= set(
+        built.files
+    )
     assert built.dist_info("licenses/LICENSE")
     assert built.wheel.name == f"serab_byols-{VERSION}-py3-none-any.whl"  # for every platform
 

@@ -163,6 +163,30 @@ def test_the_integrations_page_runs(folder):
     assert session["features"].shape[1] == 512
 
 
+def test_the_pictures_page_runs(folder):
+    pytest.importorskip("plotly")
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    session = {}
+    try:
+        for language, code in blocks("docs/pictures.md"):
+            if language == "python":
+                exec(compile(code, "pictures.md", "exec"), session)
+            else:
+                for line in code.splitlines():
+                    assert main(shlex.split(line)[1:]) == 0, line
+    finally:
+        pyplot.close("all")
+    for name in ("en_calm.png", "map.png", "two.pdf", "corpus.html", "again.html"):
+        assert (folder / name).stat().st_size > 10_000, name
+
+
+def test_the_script_of_embedding_atlas_has_the_commands_of_the_page():
+    page = (ROOT / "docs" / "pictures.md").read_text(encoding="utf-8")
+    (commands,) = re.findall(r"```\n(python -m venv atlas\n.*?)```", page, re.DOTALL)
+    script = (ROOT / "recipes" / "embedding_atlas.sh").read_text(encoding="utf-8")
+    assert [line for line in commands.splitlines() if line.strip("& \\") not in script] == []
+
+
 PAGES = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
 
 

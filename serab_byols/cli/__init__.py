@@ -26,6 +26,8 @@ COMMANDS = {
     "probe": "find out how well embeddings suit labelled clips",
     "hear": "validate and evaluate modules of the HEAR common API",
     "pretrain": "train an encoder on unlabelled audio",
+    "plot": "draw a recording over time, or a map of embeddings",
+    "explore": "make a page to look at and listen to a corpus",
     "info": "show what a checkpoint says of itself",
     "convert": "write a checkpoint in this library's format",
     "export": "write a model for ONNX Runtime or torch.export",
