@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 SPEC := pyproject.toml setup.py constraints.txt
 
-EXTRAS := .[av,bench,cloud,hear,hub,hybrid,nnaudio,onnx,pandas,parquet,pretrain,probe,ray,sklearn,torchaudio]
+EXTRAS := .[av,bench,cloud,explore,hear,hub,hybrid,nnaudio,onnx,pandas,parquet,plot,pretrain,probe,ray,sklearn,torchaudio,umap]
 
 .PHONY: demo test test-oldest test-newest lint fuzz bench wheel clean
 

@@ -22,6 +22,7 @@ import serab_byols
 from serab_byols.cli import main
 from serab_byols.corpus.record import Record
 from serab_byols.corpus.tables import TableFormat, open_table
+from serab_byols.corpus.vector_format import VectorFormat
 from serab_byols.errors import InvalidInputError, MissingExtraError
 from serab_byols.viz import write_explorer
 from serab_byols.viz.clip_files import clip_files, page_urls
@@ -84,7 +85,7 @@ def some_table(files, **columns):
 
 def save(table, path):
     """As ``embed`` would write it."""
-    with open_table(path, TableFormat(4, columns={"label": None})) as writer:
+    with open_table(path, TableFormat(VectorFormat(4), columns={"label": None})) as writer:
         for row in table.itertuples():
             writer.add(Record(row.file, 0.0, 1.0, row.embedding), {"label": row.label})
 
