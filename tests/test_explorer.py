@@ -24,12 +24,13 @@ from serab_byols.corpus.record import Record
 from serab_byols.corpus.tables import TableFormat, open_table
 from serab_byols.corpus.vector_format import VectorFormat
 from serab_byols.errors import InvalidInputError, MissingExtraError
+from serab_byols.integrations.pandas import to_frame
 from serab_byols.viz import write_explorer
 from serab_byols.viz.clip_files import clip_files, page_urls
-from serab_byols.viz.embedding_table import EmbeddingTable, read_embedding_table
 from serab_byols.viz.explorer_page import MOST_ROWS, page_html
 from serab_byols.viz.explorer_server import ExplorerServer, audio_urls
 from serab_byols.viz.nearest_neighbours import nearest_neighbours
+from serab_byols.viz.table_rows import TableRows, read_table_rows
 
 pytest.importorskip("plotly")
 
@@ -110,7 +111,7 @@ def test_tables_that_embed_writes(
     path = f"{tmp_path}/{output}"
     command = ["embed", str(clips), "-o", path, "--model", str(tiny_checkpoint), "--quiet"]
     assert main(command + ["--timestamps", "--hop-size", "200"] * timestamps) == 0
-    table = read_embedding_table(path)
+    table = read_table_rows(path)
     assert list(table.columns) == ["file", "start", "end"] + ["time"] * timestamps
     assert len(table) == 3 * (3 if timestamps else 1)
     records = {
@@ -128,6 +129,32 @@ def test_tables_that_embed_writes(
     assert Parsed(page.read_text(encoding="utf-8")).content["hasSegments"]
 
 
+@pytest.mark.parametrize("output", ["t.parquet", "t.npz"])
+def test_integers_are_multiplied_by_their_scale(output, clips, tmp_path, tiny_checkpoint, one_thread):
+    pytest.importorskip("pyarrow")
+    command = ["embed", str(clips), "--model", str(tiny_checkpoint), "--quiet", "-o"]
+    assert main([*command, f"{tmp_path}/plain.npz"]) == 0
+    assert main([*command, f"{tmp_path}/{output}", "--embedding-dtype", "int8"]) == 0
+    plain, small = read_table_rows(tmp_path / "plain.npz"), read_table_rows(tmp_path / output)
+    assert list(small.columns) == list(plain.columns)
+    np.testing.assert_allclose(small.embedding, plain.embedding, atol=np.abs(plain.embedding).max() / 200)
+    if output == "t.parquet":
+        again = read_table_rows(pandas.read_parquet(tmp_path / output))
+        np.testing.assert_array_equal(again.embedding, small.embedding)
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_frames_of_pandas_that_to_frame_makes(timestamps, clips, tiny_model):
+    paths = sorted(map(str, clips.iterdir()))
+    records = list(serab_byols.embed_files(paths, tiny_model, timestamps=timestamps, hop_size=200))
+    table = read_table_rows(to_frame(records).assign(label="x"))
+    assert list(table.columns) == ["file", "start", "end"] + ["time"] * timestamps + ["label"]
+    expected = np.concatenate([np.atleast_2d(record.embedding) for record in records])
+    np.testing.assert_array_equal(table.embedding, expected)
+    if timestamps:
+        np.testing.assert_allclose(table.columns["time"], np.concatenate([r.time for r in records]))
+
+
 def test_frames_with_an_index_of_segments():
     index = pandas.MultiIndex.from_arrays(
         [["a", "b"], pandas.to_timedelta([0, 1.5], "s"), pandas.to_timedelta([1, pandas.NaT], "s")],
@@ -136,7 +163,7 @@ def test_frames_with_an_index_of_segments():
     wide = pandas.DataFrame(np.eye(2, 3), index=index, columns=[0, 1, 2]).assign(
         label=["x", None], age=[3, 4]
     )
-    table = read_embedding_table(wide)
+    table = read_table_rows(wide)
     assert list(table.columns) == ["file", "start", "end", "label", "age"]
     assert table.columns["start"].tolist() == [0.0, 1.5]
     assert table.columns["label"].tolist() == ["x", ""]
@@ -155,7 +182,7 @@ def test_frames_with_an_index_of_segments():
 )
 def test_tables_without_embeddings(columns, said):
     with pytest.raises(InvalidInputError, match=said):
-        read_embedding_table(pandas.DataFrame(columns))
+        read_table_rows(pandas.DataFrame(columns))
 
 
 def test_tables_that_cannot_be_read(tmp_path):
@@ -170,10 +197,10 @@ def test_tables_that_cannot_be_read(tmp_path):
         ("folder", "is no dataset"),
     ]:
         with pytest.raises(InvalidInputError, match=said):
-            read_embedding_table(tmp_path / name)
+            read_table_rows(tmp_path / name)
     (tmp_path / "a.csv").touch()
     with pytest.raises(InvalidInputError, match=r"got 'a\.csv'"):
-        read_embedding_table(tmp_path / "a.csv")
+        read_table_rows(tmp_path / "a.csv")
 
 
 # Neighbours
@@ -182,7 +209,7 @@ def test_tables_that_cannot_be_read(tmp_path):
 def test_neighbours_are_the_most_similar_rows(monkeypatch):
     monkeypatch.setattr("serab_byols.viz.nearest_neighbours._BLOCK_VALUES", 70)  # several blocks
     vectors = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
-    rows, similarities = nearest_neighbours(EmbeddingTable({}, vectors), 4)
+    rows, similarities = nearest_neighbours(TableRows({}, vectors), 4)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     expected = unit @ unit.T
     np.fill_diagonal(expected, -2)
@@ -197,11 +224,11 @@ def test_segments_that_overlap_are_no_neighbours():
         "start": np.array([0.0, 0, 1, 0.5, 0]),
         "end": np.array([1.0, np.nan, 2, 1.5, 1]),
     }
-    rows, _ = nearest_neighbours(EmbeddingTable(columns, np.eye(5, 3, dtype=np.float32) + 0.1), 4)
+    rows, _ = nearest_neighbours(TableRows(columns, np.eye(5, 3, dtype=np.float32) + 0.1), 4)
     found = [set(row[row >= 0].tolist()) for row in rows]
     assert found == [{1, 2, 4}, {0, 2, 3}, {0, 1, 4}, {1, 4}, {0, 2, 3}]  # 1 lasts to the end of b
     assert (rows[3, 2:] == -1).all()
-    assert nearest_neighbours(EmbeddingTable({}, np.ones((1, 3), np.float32)), 10)[0].tolist() == [[-1] * 10]
+    assert nearest_neighbours(TableRows({}, np.ones((1, 3), np.float32)), 10)[0].tolist() == [[-1] * 10]
 
 
 # The page
@@ -272,7 +299,7 @@ def test_gaps_of_the_page_are_not_filled_twice():
 
 def test_urls_of_clips(tmp_path):
     names = ["a b.wav", "/abs/ü.wav", "s3://bucket/x.wav", "", "file:///y.wav", "nul\0.wav"]
-    files = clip_files(EmbeddingTable({"file": np.array(names, dtype=object)}, np.eye(6)), tmp_path)
+    files = clip_files(TableRows({"file": np.array(names, dtype=object)}, np.eye(6)), tmp_path)
     assert files.paths[:5] == [tmp_path / "a b.wav", Path("/abs/ü.wav"), None, None, Path("/y.wav")]
     assert page_urls(files.paths[:3], tmp_path) == [
         "a%20b.wav",
@@ -291,7 +318,7 @@ def test_what_a_page_refuses(tmp_path):
         write_explorer(table.drop(columns="file"), tmp_path / "p.html")
     with pytest.raises(InvalidInputError, match="does not exist"):
         write_explorer(table, tmp_path / "none" / "p.html")
-    many = EmbeddingTable({"file": np.full(MOST_ROWS + 1, "a", dtype=object)}, np.ones((MOST_ROWS + 1, 1)))
+    many = TableRows({"file": np.full(MOST_ROWS + 1, "a", dtype=object)}, np.ones((MOST_ROWS + 1, 1)))
     with pytest.raises(InvalidInputError, match="100001 rows and a page at most 100000"):
         write_explorer(many, tmp_path / "p.html")
     clip = write(tmp_path / "a.wav", voice(0, 0.1))

@@ -16,9 +16,9 @@ from test_explorer import HOSTILE
 
 from serab_byols.viz import write_explorer
 from serab_byols.viz.clip_files import clip_files
-from serab_byols.viz.embedding_table import read_embedding_table
 from serab_byols.viz.explorer_page import explorer_content, page_html
 from serab_byols.viz.explorer_server import ExplorerServer, audio_urls
+from serab_byols.viz.table_rows import read_table_rows
 
 pytest.importorskip("plotly")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the browser's connection
@@ -254,7 +254,7 @@ def test_the_policy_stops_what_would_leave(page):
 
 def test_the_served_page_plays_what_browsers_do_not(corpus, new_page):
     folder, table = corpus
-    read = read_embedding_table(table.head(60))
+    read = read_table_rows(table.head(60))
     files = clip_files(read, folder)
     content = explorer_content(read, files, method="pca")
     text = page_html(content, audio_urls(files.paths), title="served", served=True)

@@ -16,7 +16,6 @@ from serab_byols.cli.plot import add_map_options, add_table
 from serab_byols.cli.standard_streams import flush_stdout, mp3_decoder_silenced
 from serab_byols.errors import InvalidInputError
 from serab_byols.viz.clip_files import ClipFiles, clip_files, page_urls
-from serab_byols.viz.embedding_table import EmbeddingTable, read_embedding_table
 from serab_byols.viz.explorer_page import (
     check_can_explore,
     check_page,
@@ -25,6 +24,7 @@ from serab_byols.viz.explorer_page import (
     write_page,
 )
 from serab_byols.viz.explorer_server import ExplorerServer, audio_urls
+from serab_byols.viz.table_rows import TableRows, read_table_rows
 
 
 def add_parser(commands: Commands) -> None:
@@ -71,7 +71,7 @@ def add_parser(commands: Commands) -> None:
 def _explore(options: argparse.Namespace) -> int:
     check_can_explore()
     output = _output(options)
-    table = _sampled(read_embedding_table(options.table), options.sample, options.seed)
+    table = _sampled(read_table_rows(options.table), options.sample, options.seed)
     clips = clip_files(table, options.audio_root)
     if output is not None:
         check_page(output, table, clips)
@@ -101,13 +101,13 @@ def _output(options: argparse.Namespace) -> Path | None:
     return path
 
 
-def _sampled(table: EmbeddingTable, n_rows: int | None, seed: int) -> EmbeddingTable:
+def _sampled(table: TableRows, n_rows: int | None, seed: int) -> TableRows:
     if n_rows is None or n_rows >= len(table):
         return table
     if n_rows < 1:
         raise InvalidInputError(f"--sample must be at least 1, got {n_rows}")
-    chosen = np.random.default_rng(seed).choice(len(table), n_rows, replace=False)
-    return table.rows(np.sort(chosen))
+    numbers = np.random.default_rng(seed).choice(len(table), n_rows, replace=False)
+    return table.chosen(np.sort(numbers))
 
 
 def _warn_of_missing(clips: ClipFiles) -> None:

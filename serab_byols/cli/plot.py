@@ -16,9 +16,9 @@ from serab_byols.cli.standard_streams import mp3_decoder_silenced
 from serab_byols.errors import InvalidInputError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
 from serab_byols.viz.embedding_plot import map_height_mm, plot_embeddings
-from serab_byols.viz.embedding_table import read_embedding_table
 from serab_byols.viz.figures import DPI, check_can_plot, column_figure, set_text_size
 from serab_byols.viz.projection import METHODS
+from serab_byols.viz.table_rows import read_table_rows
 from serab_byols.viz.timestamp_plot import HEIGHT_MM, plot_timestamps, timestamp_axes
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _plot_timestamps(options: argparse.Namespace) -> int:
 
 def _plot_embeddings(options: argparse.Namespace) -> int:
     _check_output(options.output, [options.table])
-    table = read_embedding_table(options.table)
+    table = read_table_rows(options.table)
     check_not_an_input([options.output], table.sources)
     figure = column_figure(map_height_mm(table, options.colour), of_pyplot=False)
     plot_embeddings(

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from serab_byols.corpus.remote import is_url, without_file_scheme
-from serab_byols.viz.embedding_table import EmbeddingTable
+from serab_byols.viz.table_rows import TableRows
 
 BROWSER_TYPES = {
     ".aac": "audio/aac",
@@ -47,7 +47,7 @@ class ClipFiles:
         return sum(path is None or not path.is_file() for path in self.paths)
 
 
-def clip_files(table: EmbeddingTable, audio_root: Path) -> ClipFiles:
+def clip_files(table: TableRows, audio_root: Path) -> ClipFiles:
     """The files of the column ``file``; relative names are below ``audio_root``.
 
     Raises:

@@ -9,9 +9,9 @@ import numpy as np
 
 from serab_byols.paths import AnyPath
 from serab_byols.viz.category_styles import COLOURS, OTHER_COLOUR, categories, is_scale, style
-from serab_byols.viz.embedding_table import EmbeddingTable, read_embedding_table
 from serab_byols.viz.figures import FONT_POINTS, check_can_plot, column_figure, plain, set_text_size
 from serab_byols.viz.projection import project
+from serab_byols.viz.table_rows import TableRows, read_table_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ _LEGEND_POINTS_BELOW = 28.0
 
 
 def plot_embeddings(
-    table: DataFrame | EmbeddingTable | AnyPath,
+    table: DataFrame | TableRows | AnyPath,
     *,
     colour: str | None = None,
     method: str = "pca",
@@ -62,7 +62,7 @@ def plot_embeddings(
         ['a', 'b']
     """
     check_can_plot()
-    read = read_embedding_table(table)
+    read = read_table_rows(table)
     values = None if colour is None else read.column(colour)
     projection = project(read.embedding, method, seed=seed)
     figure = None
@@ -86,7 +86,7 @@ def plot_embeddings(
     return axes
 
 
-def map_height_mm(table: EmbeddingTable, colour: str | None) -> float:
+def map_height_mm(table: TableRows, colour: str | None) -> float:
     """Height of a figure whose legend takes no room from the map."""
     values = None if colour is None else table.column(colour)
     n_names = 0 if values is None or is_scale(values) else len(categories(values).names)

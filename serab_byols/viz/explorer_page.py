@@ -21,9 +21,9 @@ from serab_byols.paths import AnyPath, as_path
 from serab_byols.viz.category_styles import COLOURS, categories, is_scale, style
 from serab_byols.viz.clip_files import ClipFiles, clip_files, page_urls
 from serab_byols.viz.embedding_plot import with_unit
-from serab_byols.viz.embedding_table import EmbeddingTable, read_embedding_table
 from serab_byols.viz.nearest_neighbours import nearest_neighbours
 from serab_byols.viz.projection import Projection, project
+from serab_byols.viz.table_rows import TableRows, read_table_rows
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -47,7 +47,7 @@ def check_can_explore() -> None:
 
 
 def write_explorer(
-    table: DataFrame | EmbeddingTable | AnyPath,
+    table: DataFrame | TableRows | AnyPath,
     page: AnyPath,
     *,
     colour: str | None = None,
@@ -82,7 +82,7 @@ def write_explorer(
     """
     check_can_explore()
     path = as_path(page, "the page")
-    read = read_embedding_table(table)
+    read = read_table_rows(table)
     clips = clip_files(read, as_path(audio_root, "audio_root"))
     check_page(path, read, clips)
     content = explorer_content(read, clips, method=method, seed=seed)
@@ -91,7 +91,7 @@ def write_explorer(
     return path
 
 
-def check_page(path: Path, table: EmbeddingTable, clips: ClipFiles) -> None:
+def check_page(path: Path, table: TableRows, clips: ClipFiles) -> None:
     """Refuse a page that would replace the table or one of its clips.
 
     Raises:
@@ -109,7 +109,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def explorer_content(
-    table: EmbeddingTable, clips: ClipFiles, *, method: str = "auto", seed: int = 0
+    table: TableRows, clips: ClipFiles, *, method: str = "auto", seed: int = 0
 ) -> dict[str, Any]:
     """What a page shows, JSON-serialisable; arrays are little-endian, in base64.
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from serab_byols.viz.embedding_table import EmbeddingTable
 from serab_byols.viz.projection import unit_length
+from serab_byols.viz.table_rows import TableRows
 
 _BLOCK_VALUES = 1 << 24
 """Similarities at a time, 64 MB."""
 
 
-def nearest_neighbours(table: EmbeddingTable, n_neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest_neighbours(table: TableRows, n_neighbours: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows of largest cosine similarity, exactly, for every row.
 
     Rows of the same file that overlap in time are left out, the row itself among them: frames would find only
@@ -46,7 +46,7 @@ def nearest_neighbours(table: EmbeddingTable, n_neighbours: int) -> tuple[np.nda
     return rows, similarities
 
 
-def _overlapping(table: EmbeddingTable) -> Iterator[torch.Tensor]:
+def _overlapping(table: TableRows) -> Iterator[torch.Tensor]:
     """For every row in order, the rows of its file that overlap with it."""
     n_rows = len(table)
     files = table.columns.get("file")
@@ -64,7 +64,7 @@ def _overlapping(table: EmbeddingTable) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(of_file[overlaps])
 
 
-def _seconds(table: EmbeddingTable, name: str, missing: float) -> np.ndarray:
+def _seconds(table: TableRows, name: str, missing: float) -> np.ndarray:
     column = table.columns.get(name)
     if column is None or column.dtype.kind not in "iuf":
         return np.full(len(table), missing)

@@ -21,13 +21,13 @@ from serab_byols.paths import AnyPath, as_path
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-EMBEDDING = "embedding"
-_NUMBERED = re.compile(r"(?:embedding[-_ .]?)?\d+")
-"""Columns that hold one number of the embedding each."""
+EMBEDDING, SCALE = "embedding", "scale"
+_NUMBERED = re.compile(r"(?:(?:byols|embedding)_)?\d+")
+"""Columns that hold one number of the embedding each, as ``integrations.pandas.to_frame`` makes them."""
 
 
 @dataclass(frozen=True)
-class EmbeddingTable:
+class TableRows:
     """Embeddings and what is known of each.
 
     Attributes:
@@ -54,25 +54,26 @@ class EmbeddingTable:
             raise InvalidInputError(f"the table has no column {name!r}; it has {known}")
         return self.columns[name]
 
-    def rows(self, chosen: np.ndarray) -> EmbeddingTable:
+    def chosen(self, numbers: np.ndarray) -> TableRows:
         """Some of the rows, by number."""
-        columns = {name: column[chosen] for name, column in self.columns.items()}
-        return EmbeddingTable(columns, self.embedding[chosen], self.sources)
+        columns = {name: column[numbers] for name, column in self.columns.items()}
+        return TableRows(columns, self.embedding[numbers], self.sources)
 
 
-def read_embedding_table(table: DataFrame | EmbeddingTable | AnyPath) -> EmbeddingTable:
+def read_table_rows(table: DataFrame | TableRows | AnyPath) -> TableRows:
     """A table of embeddings, of scenes or of frames.
 
     Args:
         table: path of a ``.parquet`` or ``.npz`` table or of a dataset folder, as ``serab-byols embed``
             writes them; or a DataFrame with a column ``embedding``, or with a column for each of its numbers
-            (``0``, ``1``, ... or ``embedding_0``, ...). Levels of its index that have names are columns too.
+            (``byols_0``, ``embedding_0`` or ``0``, ...), as ``to_frame`` makes it. Levels of its index that
+            have names are columns too.
 
     Raises:
         InvalidInputError: it cannot be read, has no rows or no embeddings, or some that are not finite.
         MissingExtraError: Parquet without pyarrow.
     """
-    if isinstance(table, EmbeddingTable):
+    if isinstance(table, TableRows):
         return table
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(table, pandas.DataFrame):
@@ -154,13 +155,16 @@ def _frame_columns(table: DataFrame) -> dict[str, Any]:
     return columns if vectors is None else {**columns, EMBEDDING: vectors}
 
 
-def _checked(name: str, columns: dict[str, Any], sources: tuple[Path, ...]) -> EmbeddingTable:
+def _checked(name: str, columns: dict[str, Any], sources: tuple[Path, ...]) -> TableRows:
     if EMBEDDING not in columns:
         raise InvalidInputError(f"{name} has no column 'embedding'; it has {', '.join(columns) or 'none'}")
     try:
-        embedding = np.asarray(columns.pop(EMBEDDING), dtype=np.float32)
+        stored = np.asarray(columns.pop(EMBEDDING))
+        embedding = stored.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{name}: the embeddings are not vectors of one size: {error}") from error
+    if stored.dtype == np.int8 and SCALE in columns:
+        embedding *= np.asarray(columns.pop(SCALE), dtype=np.float32)[:, None]
     if embedding.ndim != 2 or embedding.size == 0:
         raise InvalidInputError(
             f"{name}: embeddings must be vectors of one size, got shape {embedding.shape}"
@@ -172,7 +176,7 @@ def _checked(name: str, columns: dict[str, Any], sources: tuple[Path, ...]) -> E
     odd = [key for key, values in kept.items() if len(values) != len(embedding)]
     if odd:
         raise InvalidInputError(f"{name}: the column {odd[0]!r} has another length than the embeddings")
-    return EmbeddingTable(kept, embedding, sources)
+    return TableRows(kept, embedding, sources)
 
 
 def _as_column(values: Sequence[Any] | np.ndarray) -> np.ndarray:
