@@ -79,7 +79,7 @@ function draw() {
   }
   const axis = { zeroline: false, ticks: "outside", showgrid: false };
   const layout = { xaxis: { ...axis, title: { text: data.axes[0] } }, yaxis: { ...axis, title: { text: data.axes[1] } },
-    margin: { l: 60, r: 20, t: 20, b: 50 }, dragmode: view ?? "pan", hovermode: "closest", uirevision: "kept",
+    margin: { l: 70, r: 20, t: 20, b: 50 }, dragmode: view ?? "pan", hovermode: "closest", uirevision: "kept",
     selectionrevision: outline, plot_bgcolor: "#fff",
     legend: { itemsizing: "constant", title: { text: plain(columns[$("colour").value]?.label ?? "") } } };
   const config = { displaylogo: false, responsive: true, scrollZoom: true, displayModeBar: true,
