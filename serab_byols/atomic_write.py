@@ -26,11 +26,13 @@ def atomic_write(path: Path, scratch_folder: Path | None = None) -> Iterator[Pat
     path = path.resolve() if path.is_symlink() else path
     scratch = (scratch_folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
     os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = scratch.stat().st_mode  # by the umask; safetensors puts a file of mode 0600 in its place
     try:
         yield scratch
         flush_to_disk(scratch)  # before it may become read-only like the file it replaces
         with suppress(FileNotFoundError):
-            os.chmod(scratch, path.stat().st_mode & 0o7777)
+            mode = path.stat().st_mode
+        os.chmod(scratch, mode & 0o7777)
         os.replace(scratch, path)
     finally:
         with suppress(FileNotFoundError):

@@ -10,6 +10,11 @@ from serab_byols.errors import InvalidInputError
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
+def suffix_of(path: AnyPath) -> str:
+    """The suffix of a file's name in lower case, with its dot; empty if there is none."""
+    return os.path.splitext(os.fsdecode(path))[1].lower()
+
+
 def as_path(path: AnyPath, what: str) -> Path:
     """The path as :class:`~pathlib.Path`; see :func:`path_text`."""
     return Path(path_text(path, what))

@@ -391,7 +391,7 @@ def test_a_damaged_description_is_an_error(clips, out, tiny_model):
         ({"part_size": 1.5}, "part_size must be a positive number"),
         ({"compression": "rar"}, "compression must be one of none, snappy"),
         ({"embedding_dtype": "int4"}, "embedding_dtype must be one of"),
-        ({"dtype": "float8"}, "dtype must be float32, bfloat16 or float16"),
+        ({"dtype": "float8"}, "dtype must be one of float32, bfloat16, float16"),
         ({"dense": True}, "needs timestamps=True"),
     ],
 )

@@ -422,7 +422,8 @@ def test_files_of_different_lengths(folder):
         folder / "tasks", "multiclass", {"train": 6, "valid": 3, "test": 3}, sample_duration=None
     )
     soundfile.write(path / str(RATE_HZ) / "valid" / "valid_1.wav", np.zeros(3000), RATE_HZ)
-    evaluated(folder, "--grid-points", "1")
+    report = evaluated(folder, "--grid-points", "1")
+    assert report["results"][0]["n_files"] == {"train": 6, "valid": 3, "test": 3}
 
 
 def test_the_output_is_not_in_the_tasks(folder, capsys):

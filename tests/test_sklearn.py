@@ -204,7 +204,9 @@ def test_a_pipeline_s_memory_embeds_once(
     monkeypatch.setattr(
         "serab_byols.integrations.sklearn.embed_files", lambda *_: pytest.fail("embedded again")
     )
+    coefficients = pipeline[-1].coef_
     pipeline.set_params(logisticregression__C=0.1).fit(paths, LABELS)
+    assert (pipeline[-1].coef_ != coefficients).any()  # fitted anew, to the same embeddings
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,7 @@ def test_a_message_that_nobody_reads_is_dropped(
     file.close()
     monkeypatch.setattr(sys, "stderr", stream and file)
     log("lost")
+    assert (tmp_path / "stderr").read_text() == ""
 
 
 # The MP3 decoder

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from serab_byols import Record
+from serab_byols import Record, save_checkpoint
 from serab_byols.atomic_write import atomic_write
 from serab_byols.corpus import tables
 from serab_byols.corpus.tables import METADATA_KEY, TableFormat, check_output, open_table
@@ -152,6 +152,13 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
         scratch.write_bytes(b"new")
     assert path.read_bytes() == b"new"
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_new_file_has_the_mode_that_the_umask_gives_whatever_writes_it(tmp_path, tiny_model):
+    plain = tmp_path / "plain"
+    plain.touch()
+    weights = save_checkpoint(tiny_model, tmp_path / "weights.safetensors")
+    assert stat.S_IMODE(weights.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
 # Outputs that cannot be written

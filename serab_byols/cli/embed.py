@@ -8,8 +8,15 @@ from pathlib import Path
 
 from serab_byols.cli.embed_folder import embed_into_folder
 from serab_byols.cli.embed_table import embed_into_table
-from serab_byols.cli.options import EXIT_USAGE, Commands, add_cache_dir, device, normalization_rule
-from serab_byols.corpus.dataset.run import PART_SIZE
+from serab_byols.cli.options import (
+    EXIT_USAGE,
+    Commands,
+    add_cache_dir,
+    add_device,
+    add_frames,
+    add_normalization,
+)
+from serab_byols.corpus.dataset.run import DTYPES, PART_SIZE
 from serab_byols.corpus.pca import load_pca
 from serab_byols.corpus.tables import COMPRESSIONS
 from serab_byols.corpus.vector_format import EMBEDDING_DTYPES
@@ -18,7 +25,6 @@ from serab_byols.errors import InvalidInputError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
 
 ENGINES = ("local", "ray")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_parser(commands: Commands) -> None:
@@ -67,44 +73,17 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--encoder", choices=list(ENCODERS), help="check that the checkpoint holds this encoder"
     )
-    group.add_argument(
-        "--normalization",
-        type=normalization_rule,
-        default="auto",
-        metavar="RULE",
-        help="auto (statistics of the checkpoint, else clip), clip (each clip's own), or MEAN,STD "
-        "(default: auto)",
-    )
+    add_normalization(group)
     add_cache_dir(group)
 
 
 def _add_frame_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--timestamps", action="store_true", help="one row per frame")
-    group.add_argument(
-        "--frame-duration",
-        type=float,
-        default=FRAME_DURATION_MS,
-        metavar="MS",
-        help="length of a frame in milliseconds (default: %(default)g)",
-    )
-    group.add_argument(
-        "--hop-size",
-        type=float,
-        default=HOP_SIZE_MS,
-        metavar="MS",
-        help="distance between frames in milliseconds (default: %(default)g)",
-    )
-    group.add_argument(
-        "--dense",
-        action="store_true",
-        help="approximate frames at a fraction of the cost (default and resnetish34)",
-    )
+    add_frames(group)
 
 
 def _add_computation_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps, ... (default: %(default)s)"
-    )
+    add_device(group)
     group.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -194,17 +173,9 @@ def _check_frame_options(options: argparse.Namespace) -> None:
 
 def _check_engine_options(options: argparse.Namespace) -> None:
     if options.engine == "local":
-        given = [
-            name
-            for name, value in (
-                ("--ray-address", options.ray_address),
-                ("--workers", options.workers),
-                ("--gpus-per-worker", options.gpus_per_worker),
-            )
-            if value is not None
-        ]
+        given = _first_given(options, "ray_address", "workers", "gpus_per_worker")
         if given:
-            raise InvalidInputError(f"{given[0]} needs --engine ray")
+            raise InvalidInputError(f"{given} needs --engine ray")
     elif str(options.device) != "cpu":
         raise InvalidInputError(
             "--device is for --engine local: for GPUs of Ray's workers use --gpus-per-worker"
@@ -212,19 +183,18 @@ def _check_engine_options(options: argparse.Namespace) -> None:
 
 
 def _check_no_folder_options(options: argparse.Namespace) -> None:
-    given = [
-        name
-        for name, value in (
-            ("--part-size", options.part_size),
-            ("--append", options.append),
-            ("--retry-errors", options.retry_errors),
-            ("--engine ray", options.engine == "ray"),
-        )
-        if value
-    ]
+    given = _first_given(options, "part_size", "append", "retry_errors")
+    given = given or ("--engine ray" if options.engine == "ray" else None)
     if given:
         raise InvalidInputError(
-            f"{given[0]} is for a folder of Parquet files: end the output in a slash, as in -o embeddings/"
+            f"{given} is for a folder of Parquet files: end the output in a slash, as in -o embeddings/"
         )
     if options.compression and Path(options.output).suffix != ".parquet":
         raise InvalidInputError("--compression is for Parquet")
+
+
+def _first_given(options: argparse.Namespace, *names: str) -> str | None:
+    """The first of these options that is not as it is by default, as it is typed."""
+    given = (name for name in names if getattr(options, name) not in (None, False))
+    name = next(given, None)
+    return name and f"--{name.replace('_', '-')}"

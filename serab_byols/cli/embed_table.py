@@ -20,7 +20,7 @@ from serab_byols.corpus.embedding import check_corpus_normalization, embed_segme
 from serab_byols.corpus.error_table import SEGMENT_COLUMNS, write_error_table
 from serab_byols.corpus.listing import Inputs
 from serab_byols.corpus.pca import chosen_pca
-from serab_byols.corpus.provenance import describe_model
+from serab_byols.corpus.provenance import describe_frames, describe_model
 from serab_byols.corpus.segments import Segment
 from serab_byols.corpus.tables import TableFormat, check_output, open_table
 from serab_byols.corpus.vector_format import VectorFormat
@@ -57,7 +57,7 @@ def embed_into_table(options: argparse.Namespace) -> int:
     grid = None
     if options.timestamps:
         grid = FrameGrid(options.frame_duration, options.hop_size, model.sample_rate)
-        metadata |= {"frame_duration_ms": grid.frame_ms, "hop_size_ms": grid.hop_ms, "dense": options.dense}
+    metadata |= describe_frames(grid, options.dense)
     pca = chosen_pca(options.pca, options.dimensions, metadata)
     if pca is not None:
         metadata["pca"] = pca.describe()

@@ -8,7 +8,7 @@ from pathlib import Path
 from serab_byols.atomic_write import check_not_an_input
 from serab_byols.checkpoint import load_model
 from serab_byols.cli.messages import printable
-from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir, normalization_rule
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir, add_normalization
 from serab_byols.integrations.model_export import export_model
 
 
@@ -40,13 +40,7 @@ def add_parser(commands: Commands) -> None:
         required=True,
         help="the file to write: OUT.onnx (extra 'onnx'), or OUT.pt2 for torch.export.load",
     )
-    parser.add_argument(
-        "--normalization",
-        type=normalization_rule,
-        default="auto",
-        metavar="RULE",
-        help="auto (default), clip or MEAN,STD",
-    )
+    add_normalization(parser)
     add_cache_dir(parser)
     parser.set_defaults(run=_export, error_status=EXIT_BAD_FILES)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from serab_byols.atomic_write import atomic_write
 from serab_byols.cli.messages import log, printable
-from serab_byols.cli.options import EXIT_OK, EXIT_USAGE, device
+from serab_byols.cli.options import EXIT_OK, EXIT_USAGE, add_device
 from serab_byols.cli.stage_bar import StageBar
 from serab_byols.errors import CheckpointNotFoundError, InvalidInputError
 from serab_byols.hear_benchmark.predictor_grid import GRIDS, N_GRID_POINTS, SEED
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=SEED,
         help="of that draw, initial weights and dropout (default: %(default)s, as in HEAR's kit)",
     )
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps, ...")
+    add_device(parser)
     parser.add_argument(
         "-o",
         "--output",

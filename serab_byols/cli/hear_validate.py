@@ -10,7 +10,7 @@ from pathlib import Path
 from serab_byols._version import __version__
 from serab_byols.atomic_write import atomic_write, check_not_an_input, check_replaceable
 from serab_byols.cli.messages import log, printable
-from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, EXIT_USAGE, device
+from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, EXIT_USAGE, add_device
 from serab_byols.hear_benchmark.validation import RULES, Verdict, succeeded, validate
 
 NAME_WIDTH = max(len(rule.name) for rule in RULES)
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="FILE", help="weights to give to its load_model (default: call it without)"
     )
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps, ...")
+    add_device(parser)
     parser.add_argument(
         "--long", action="store_true", help="also 20 minutes of audio within 16 GiB, in a process of its own"
     )

@@ -25,6 +25,47 @@ def add_cache_dir(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> 
     )
 
 
+def add_device(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """``--device``, checked."""
+    parser.add_argument(
+        "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps, ... (default: %(default)s)"
+    )
+
+
+def add_normalization(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """``--normalization``, by a rule under which a clip's embedding depends on the clip alone."""
+    parser.add_argument(
+        "--normalization",
+        type=normalization_rule,
+        default="auto",
+        metavar="RULE",
+        help="auto (statistics of the checkpoint, else clip), clip (each clip's own), or MEAN,STD "
+        "(default: %(default)s)",
+    )
+
+
+def add_frames(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """``--frame-duration``, ``--hop-size`` and ``--dense``."""
+    from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
+
+    for option, default_ms, what in (
+        ("--frame-duration", FRAME_DURATION_MS, "length of a frame"),
+        ("--hop-size", HOP_SIZE_MS, "distance between frames"),
+    ):
+        parser.add_argument(
+            option,
+            type=float,
+            default=default_ms,
+            metavar="MS",
+            help=f"{what} in milliseconds (default: %(default)g)",
+        )
+    parser.add_argument(
+        "--dense",
+        action="store_true",
+        help="approximate frames at a fraction of the cost (default and resnetish34)",
+    )
+
+
 def normalization_rule(text: str) -> str | tuple[float, float]:
     if text in ("auto", "clip"):
         return text

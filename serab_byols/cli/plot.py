@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING
 
 from serab_byols.atomic_write import atomic_write, check_not_an_input, check_replaceable
 from serab_byols.checkpoint import load_model
-from serab_byols.cli.options import EXIT_OK, EXIT_USAGE, Commands, add_cache_dir, device, normalization_rule
+from serab_byols.cli.options import (
+    EXIT_OK,
+    EXIT_USAGE,
+    Commands,
+    add_cache_dir,
+    add_device,
+    add_frames,
+    add_normalization,
+)
 from serab_byols.cli.standard_streams import mp3_decoder_silenced
 from serab_byols.errors import InvalidInputError
-from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
 from serab_byols.viz.embedding_plot import map_height_mm, plot_embeddings
 from serab_byols.viz.figures import DPI, check_can_plot, column_figure, set_text_size
 from serab_byols.viz.projection import METHODS
@@ -65,37 +72,15 @@ def _add_timestamps(kinds: Commands) -> None:
     add_cache_dir(parser)
     parser.add_argument("--start", type=float, metavar="S", help="begin here, in seconds")
     parser.add_argument("--end", type=float, metavar="S", help="end here, in seconds")
-    parser.add_argument(
-        "--frame-duration",
-        type=float,
-        default=FRAME_DURATION_MS,
-        metavar="MS",
-        help="length of a frame in milliseconds (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--hop-size",
-        type=float,
-        default=HOP_SIZE_MS,
-        metavar="MS",
-        help="distance between frames in milliseconds (default: %(default)g)",
-    )
-    parser.add_argument("--dense", action="store_true", help="approximate frames, at a fraction of the cost")
+    add_frames(parser)
     parser.add_argument(
         "--kernel",
         type=float,
         metavar="S",
         help="seconds that novelty looks to each side (default: a frame's length)",
     )
-    parser.add_argument(
-        "--normalization",
-        type=normalization_rule,
-        default="auto",
-        metavar="RULE",
-        help="as for embed (default: auto)",
-    )
-    parser.add_argument(
-        "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps, ... (default: cpu)"
-    )
+    add_normalization(parser)
+    add_device(parser)
     parser.set_defaults(run=_plot_timestamps, error_status=EXIT_USAGE)
 
 

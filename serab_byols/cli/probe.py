@@ -20,8 +20,8 @@ from serab_byols.cli.options import (
     EXIT_USAGE,
     Commands,
     add_cache_dir,
-    device,
-    normalization_rule,
+    add_device,
+    add_normalization,
 )
 from serab_byols.cli.stage_bar import StageBar
 from serab_byols.cli.standard_streams import mp3_decoder_silenced
@@ -110,16 +110,8 @@ def add_parser(commands: Commands) -> None:
         metavar="N",
         help="how often these clips are drawn (default: %(default)s)",
     )
-    parser.add_argument(
-        "--normalization",
-        type=normalization_rule,
-        default="auto",
-        metavar="RULE",
-        help="as for embed (default: auto)",
-    )
-    parser.add_argument(
-        "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps, ... (default: cpu)"
-    )
+    add_normalization(parser)
+    add_device(parser)
     parser.add_argument(
         "--seed",
         type=int,

@@ -13,6 +13,7 @@ from serab_byols.corpus.lists import carried_columns, is_list, read_list
 from serab_byols.corpus.remote import file_system, files_below, is_folder, is_url, without_file_scheme
 from serab_byols.corpus.segments import Segment, as_segment
 from serab_byols.errors import InvalidInputError
+from serab_byols.paths import suffix_of
 
 Input = str | os.PathLike[str] | Segment
 
@@ -86,7 +87,7 @@ class Inputs:
             yield as_segment(item)
 
     def _segments_at(self, url: str) -> Iterator[Segment]:
-        if _suffix(url) in AUDIO_SUFFIXES or not is_folder(url):
+        if suffix_of(url) in AUDIO_SUFFIXES or not is_folder(url):
             yield Segment(url, url)
             return
         files = map(as_segment, files_below(url))
@@ -98,7 +99,7 @@ class Inputs:
     def _audio_among(self, segments: Iterable[Segment], folder: str) -> Iterator[Segment]:
         found = False
         for segment in segments:
-            suffix = _suffix(segment.file)
+            suffix = suffix_of(segment.file)
             if suffix in AUDIO_SUFFIXES or segment.problem:
                 found = True
                 yield segment
@@ -128,10 +129,6 @@ class Inputs:
         with os.scandir(folder) as entries:
             in_order = sorted(entries, key=lambda entry: entry.name) if self._in_order else entries
             yield from (entry for entry in in_order if not entry.name.startswith("."))
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
 
 
 def find_segments(items: Iterable[Input]) -> list[Segment]:

@@ -22,6 +22,7 @@ from serab_byols.corpus.remote import LocalCopy, is_url
 from serab_byols.corpus.segments import Segment
 from serab_byols.corpus.tables import METADATA_KEY, pyarrow_packages
 from serab_byols.errors import InvalidInputError, MissingExtraError
+from serab_byols.paths import suffix_of
 
 LIST_SUFFIXES = (".csv", ".parquet", ".npz")
 
@@ -33,11 +34,7 @@ OUR_COLUMNS = ("time", "scale", "embedding")
 
 def is_list(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a list of segments, by its suffix."""
-    return _suffix(path) in LIST_SUFFIXES
-
-
-def _suffix(path: str | os.PathLike[str]) -> str:
-    return os.path.splitext(path)[1].lower()
+    return suffix_of(path) in LIST_SUFFIXES
 
 
 def read_list(path: str | os.PathLike[str]) -> Iterator[Segment]:
@@ -48,7 +45,7 @@ def read_list(path: str | os.PathLike[str]) -> Iterator[Segment]:
             is nearly the name of ours.
     """
     with _local_list(path) as local:
-        rows = _READERS[_suffix(path)](local)
+        rows = _READERS[suffix_of(path)](local)
         yield from (segment_in_row(row, os.fspath(path), os.fspath(path)) for row in rows)
 
 
@@ -71,7 +68,7 @@ def carried_columns(path: str | os.PathLike[str]) -> dict[str, Any]:
         InvalidInputError: as for :func:`read_list`, or a table of embeddings has a column of that name.
     """
     with _local_list(path) as local:
-        named = _SCHEMAS[_suffix(path)](local)
+        named = _SCHEMAS[suffix_of(path)](local)
     taken = [name for name in named if name in OUR_COLUMNS]
     if taken or ("path" in named and "file" in named):
         name = (taken or ["file"])[0]

@@ -6,7 +6,15 @@ from typing import Any
 
 from serab_byols._version import __version__
 from serab_byols.checkpoint import weights_sha256
+from serab_byols.inference.frame_grid import FrameGrid
 from serab_byols.model import ByolsModel
+
+
+def describe_frames(grid: FrameGrid | None, dense: bool) -> dict[str, Any]:
+    """What identifies the frames of a table; nothing for scenes."""
+    if grid is None:
+        return {}
+    return {"frame_duration_ms": grid.frame_ms, "hop_size_ms": grid.hop_ms, "dense": dense}
 
 
 def describe_model(model: ByolsModel) -> dict[str, Any]:

@@ -33,8 +33,7 @@ class EmbeddingTable:
 
     def __init__(self, path: AnyPath) -> None:
         self._path = as_path(path, "the table")
-        is_folder = self._path.is_dir()
-        self.files = sorted(self._path.glob("part-*.parquet")) if is_folder else [self._path]
+        self.files = files_of_table(self._path)
         try:
             self.metadata = self._read_metadata()
         except InvalidInputError:
@@ -48,8 +47,6 @@ class EmbeddingTable:
             yield from self._npz_blocks() if file.suffix == ".npz" else _parquet_blocks(file)
 
     def _read_metadata(self) -> dict[str, Any]:
-        if not self.files:
-            raise InvalidInputError(f"{self._path} holds no parts of a dataset")
         if self._path.suffix == ".npz":
             with np.load(self._path, allow_pickle=False) as archive:
                 return json.loads(str(archive["metadata"]))
@@ -62,7 +59,28 @@ class EmbeddingTable:
             embedding = archive["embedding"]
         for first in range(0, len(embedding), _BLOCK_ROWS):
             rows = slice(first, first + _BLOCK_ROWS)
-            yield _scaled(embedding[rows], None if scale is None else scale[rows])
+            yield scaled(embedding[rows], None if scale is None else scale[rows])
+
+
+def files_of_table(path: Path) -> list[Path]:
+    """The file, or the parts in the folder of a dataset.
+
+    Raises:
+        InvalidInputError: there is no such table, or it has another suffix.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("part-*.parquet"))
+        if not files:
+            raise InvalidInputError(f"the folder {path} is no dataset: it holds no parts of a dataset")
+        return files
+    if not path.is_file():
+        raise InvalidInputError(f"there is no table {path}")
+    if path.suffix.lower() not in (".parquet", ".npz"):
+        raise InvalidInputError(
+            f"{path} is no table of embeddings, which is a .parquet or .npz file or a dataset folder; "
+            f"got {path.name!r}"
+        )
+    return [path]
 
 
 def _parquet_blocks(path: Path) -> Iterator[np.ndarray]:
@@ -72,9 +90,10 @@ def _parquet_blocks(path: Path) -> Iterator[np.ndarray]:
         for batch in file.iter_batches(batch_size=_BLOCK_ROWS, columns=columns):
             flat = batch["embedding"].flatten().to_numpy(zero_copy_only=False)
             scale = batch["scale"].to_numpy() if "scale" in columns else None
-            yield _scaled(flat.reshape(len(batch), -1), scale)
+            yield scaled(flat.reshape(len(batch), -1), scale)
 
 
-def _scaled(embedding: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+def scaled(embedding: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    """Stored vectors (n, D) as float32, multiplied by their scales (n,) if they have some."""
     vectors = embedding.astype(np.float32, copy=False)
     return vectors if scale is None else vectors * scale[:, None]

@@ -50,7 +50,7 @@ def file_system(url: str) -> tuple[Any, str]:
         raise missing_extra("fsspec", "cloud", f"reading and writing {url}") from error
     try:
         # Listings that are kept would hide what other processes write, and hold all names in memory.
-        return url_to_fs(url, use_listings_cache=False, skip_instance_cache=False)
+        return url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         raise MissingExtraError(
             f"{url} needs a package that is not installed ({error}). For s3:// install it with: "
@@ -160,7 +160,7 @@ def files_below(url: str) -> Iterator[str]:
     store, path = file_system(url)
     for entry in persistently(lambda: store.ls(path, detail=True)):
         name = store.unstrip_protocol(entry["name"])
-        if name.rstrip("/") == url.rstrip("/") or name.rsplit("/", 1)[-1].startswith("."):
+        if entry["name"].rstrip("/") == path.rstrip("/") or name.rsplit("/", 1)[-1].startswith("."):
             continue
         if entry["type"] == "directory":
             yield from files_below(name)

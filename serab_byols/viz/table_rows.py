@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from serab_byols.corpus.reading_tables import files_of_table, scaled
 from serab_byols.corpus.tables import pyarrow_packages
 from serab_byols.errors import InvalidInputError, MissingExtraError
 from serab_byols.paths import AnyPath, as_path
@@ -79,7 +80,7 @@ def read_table_rows(table: DataFrame | TableRows | AnyPath) -> TableRows:
     if pandas is not None and isinstance(table, pandas.DataFrame):
         return _checked("the DataFrame", _frame_columns(table), ())
     path = as_path(table, "the table")
-    files = _files_of(path)
+    files = tuple(files_of_table(path))
     try:
         read = _read_npz if path.suffix.lower() == ".npz" else _read_parquet
         columns = read(files)
@@ -88,19 +89,6 @@ def read_table_rows(table: DataFrame | TableRows | AnyPath) -> TableRows:
     except Exception as error:  # pyarrow and zipfile raise many kinds
         raise InvalidInputError(f"the table {path} cannot be read: {error}") from error
     return _checked(str(path), columns, files)
-
-
-def _files_of(path: Path) -> tuple[Path, ...]:
-    if path.is_dir():
-        files = tuple(sorted(path.glob("*.parquet")))
-        if not files:
-            raise InvalidInputError(f"the folder {path} holds no .parquet files, so it is no dataset")
-        return files
-    if not path.is_file():
-        raise InvalidInputError(f"there is no table {path}")
-    if path.suffix.lower() not in (".parquet", ".npz"):
-        raise InvalidInputError(f"a table is a .parquet or .npz file or a dataset folder, got {path.name!r}")
-    return (path,)
 
 
 def _read_parquet(files: Sequence[Path]) -> dict[str, Any]:
@@ -164,7 +152,7 @@ def _checked(name: str, columns: dict[str, Any], sources: tuple[Path, ...]) -> T
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{name}: the embeddings are not vectors of one size: {error}") from error
     if stored.dtype == np.int8 and SCALE in columns:
-        embedding *= np.asarray(columns.pop(SCALE), dtype=np.float32)[:, None]
+        embedding = scaled(embedding, np.asarray(columns.pop(SCALE), dtype=np.float32))
     if embedding.ndim != 2 or embedding.size == 0:
         raise InvalidInputError(
             f"{name}: embeddings must be vectors of one size, got shape {embedding.shape}"

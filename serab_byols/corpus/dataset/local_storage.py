@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -43,6 +44,9 @@ class LocalStorage:
         if not path.is_file():
             raise FileNotFoundError(path)
         yield path
+
+    def opened(self, name: str) -> BinaryIO:
+        return (self._folder / name).open("rb")
 
     def remove(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)

@@ -337,8 +337,8 @@ def _errors_file_of(storage: Storage, part: int) -> str | None:
     """Which file of errors belongs to a part; None if the part is not made."""
     _, parquet = pyarrow_packages()
     try:
-        with storage.reading(rows_name(part)) as path:
-            metadata = parquet.read_metadata(path).metadata
+        with storage.opened(rows_name(part)) as file:
+            metadata = parquet.read_metadata(file).metadata
     except FileNotFoundError:
         return None
     return json.loads(metadata[PART_KEY.encode()])["errors"]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from serab_byols.corpus.dataset.storage import RUN_FOLDER
 from serab_byols.corpus.remote import download, file_system, persistently, upload
@@ -51,6 +52,10 @@ class RemoteStorage:
         with _scratch(name) as scratch:
             download(self._url(name), scratch)
             yield scratch
+
+    def opened(self, name: str) -> Any:
+        store, path = file_system(self._url(name))
+        return persistently(lambda: store.open(path, "rb"))
 
     def remove(self, name: str) -> None:
         store, path = file_system(self._url(name))

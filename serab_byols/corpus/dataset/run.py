@@ -34,9 +34,9 @@ from serab_byols.corpus.embedding import EMBEDDED_IN_PART, check_corpus_normaliz
 from serab_byols.corpus.error_table import SEGMENT_COLUMNS, write_error_table
 from serab_byols.corpus.listing import Input, Inputs
 from serab_byols.corpus.pca import Pca, chosen_pca
-from serab_byols.corpus.provenance import describe_model
+from serab_byols.corpus.provenance import describe_frames, describe_model
 from serab_byols.corpus.remote import file_system, is_url, without_file_scheme
-from serab_byols.corpus.tables import COMPRESSIONS, TableFormat
+from serab_byols.corpus.tables import COMPRESSIONS, TableFormat, pyarrow_packages
 from serab_byols.corpus.vector_format import EMBEDDING_DTYPES, VectorFormat
 from serab_byols.errors import InvalidInputError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
@@ -44,6 +44,9 @@ from serab_byols.inference.frame_grid import FrameGrid
 from serab_byols.model import ByolsModel
 
 PART_SIZE = 512
+DTYPES = ("float32", "bfloat16", "float16")
+"""Precisions of the encoder."""
+
 ERRORS_FILE = f"{RUN_FOLDER}/errors.csv"
 
 Engine = Callable[[Iterable[Part], PartMaker, Observer], Generator[PartResult, None, None]]
@@ -155,6 +158,7 @@ def embed_dataset(
     """
     _check_options(part_size, compression, embedding_dtype, dense and not timestamps)
     engine = _engine_of(engine)
+    pyarrow_packages()  # before anything is loaded
     listed = Inputs(inputs, in_order=False)
     storage = open_storage(out)
     _check_folder(storage, listed)
@@ -170,7 +174,7 @@ def embed_dataset(
         table={
             **metadata,
             "dtype": _dtype_name(loaded),
-            **_describe_frames(grid, dense),
+            **describe_frames(grid, dense),
             **({"pca": pca.describe()} if pca else {}),
         },
         storage={
@@ -250,19 +254,13 @@ def _check_folder(storage: Storage, inputs: Inputs) -> None:
 def _with_dtype(model: ByolsModel, dtype: str | None) -> ByolsModel:
     if dtype is None or dtype == _dtype_name(model):
         return model
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise InvalidInputError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+    if dtype not in DTYPES:
+        raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     return deepcopy(model).to(getattr(torch, dtype))
 
 
 def _dtype_name(model: ByolsModel) -> str:
     return str(next(model.parameters()).dtype).removeprefix("torch.")
-
-
-def _describe_frames(grid: FrameGrid | None, dense: bool) -> dict[str, Any]:
-    if grid is None:
-        return {}
-    return {"frame_duration_ms": grid.frame_ms, "hop_size_ms": grid.hop_ms, "dense": dense}
 
 
 def _planned_run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 RUN_FOLDER = "__run"
 """What is not rows: readers of Parquet folders look into no name that begins with two underscores."""
@@ -26,6 +26,14 @@ class Storage(Protocol):
 
     def reading(self, name: str) -> AbstractContextManager[Path]:
         """A local path to read from.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        ...
+
+    def opened(self, name: str) -> AbstractContextManager[Any]:
+        """A file to read a little of, such as a footer, without fetching the rest.
 
         Raises:
             FileNotFoundError: there is no such file.
