@@ -107,6 +107,17 @@ def test_a_corpus_in_a_store_becomes_a_dataset_in_a_store(store, out, tiny_model
     assert not store.exists(f"{out}/__run/lock")
 
 
+def test_collecting_errors_downloads_no_rows(store, out, tiny_model, monkeypatch):
+    embed_dataset("s3://audio/clips", out, tiny_model, part_size=16)
+    downloaded, original = [], remote_storage.download
+    monkeypatch.setattr(
+        remote_storage, "download", lambda url, target: downloaded.append(url) or original(url, target)
+    )
+    assert embed_dataset("s3://audio/clips", out, tiny_model).n_errors == 1
+    assert any(url.endswith("/__run/run.json") for url in downloaded)
+    assert not [url for url in downloaded if url.endswith(".parquet")]
+
+
 def test_missing_parts_are_made(store, out, tiny_model, expected):
     embed_dataset("s3://audio/clips", out, tiny_model, part_size=16)
     store.rm_file(f"{out}/part-000001.parquet".removeprefix("s3://"))
