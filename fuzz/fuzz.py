@@ -29,6 +29,8 @@ from targets import TARGETS, Finding, Target, make_originals
 
 EXTRA_MEMORY_BYTES = 2 << 30
 CASE_SECONDS = 30
+HANGING_SECONDS = 60
+"""How long after its time a worker may still be at its last case, or at loading."""
 
 
 def main() -> int:
@@ -70,16 +72,28 @@ def _run_worker(options: argparse.Namespace, first: int, seconds: float) -> tupl
     if options.only is not None:
         command += ["--only", str(first)]
     with tempfile.TemporaryDirectory() as scratch:
-        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=scratch, check=False)
-        cases = [int(number) for number in re.findall(r"^case (\d+)$", process.stdout, re.MULTILINE)]
-        findings = re.findall(r"^FINDING .*$", process.stdout, re.MULTILINE)
-        if process.returncode and not findings:
-            findings.append(f"FINDING case {cases[-1] if cases else first}: exit {process.returncode}")
+        said, end = _said_and_end(command, scratch, seconds + HANGING_SECONDS)
+        cases = [int(number) for number in re.findall(r"^case (\d+)$", said, re.MULTILINE)]
+        findings = re.findall(r"^FINDING .*$", said, re.MULTILINE)
+        if end and not findings:
+            findings.append(f"FINDING case {cases[-1] if cases else first}: {end}")
             if cases:
                 _keep(options.keep, cases[-1], *Path(scratch).glob("damaged.*"))
     for finding in findings:
         print(finding)
     return (cases[-1] - first + 1 if cases else 1), len(findings)
+
+
+def _said_and_end(command: list[str], folder: str, timeout_s: float) -> tuple[str, str]:
+    """What a worker printed, and how it ended if not well: no alarm wakes a process that waits for a lock."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
+        try:
+            said, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said, _ = process.communicate()
+            return said, "hangs"
+    return said, f"exit {process.returncode}" if process.returncode else ""
 
 
 def _work(options: argparse.Namespace) -> int:

@@ -1,7 +1,10 @@
 """Paths in, records out: embeddings of files, segments and arrays at any rate."""
 
 import itertools
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -21,8 +24,10 @@ from serab_byols import (
 )
 from serab_byols.corpus import embedding
 from serab_byols.corpus.decoding import resample_array
+from serab_byols.corpus.embedding import embed_segments
 from serab_byols.corpus.segments import Segment
 from serab_byols.errors import AudioFileError, InvalidInputError
+from serab_byols.inference.frame_grid import FrameGrid
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,6 +38,15 @@ scenes_and_frames = pytest.mark.parametrize("timestamps", [False, True])
 def assert_same(actual, expected):
     """Equal but for the order of sums; embeddings of different sounds differ by 1e-2 and more."""
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def assert_decoding_threads_end():
+    """Nobody waits for them, see :func:`decode_ahead`: they end with what they are doing."""
+    for _ in range(100):
+        if not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]:
+            return
+        time.sleep(0.05)
+    pytest.fail("threads are left")
 
 
 def assert_different(actual, other):
@@ -265,4 +279,34 @@ def test_paths_may_be_endless_and_stopping_leaves_no_threads(tmp_path, tiny_mode
     records = embed_files(itertools.repeat(path), tiny_model)
     assert len(list(itertools.islice(records, 5))) == 5
     records.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert_decoding_threads_end()
+
+
+ABANDONED = """
+import concurrent.futures, gc, sys, threading
+from serab_byols import create_model, embed_files
+model = create_model("default", d=8)
+iterator = embed_files([sys.argv[1]] * 200, model)
+next(iterator)
+cycle = [iterator]
+cycle.append(cycle)
+del iterator, cycle
+with threading._shutdown_locks_lock if len(sys.argv) > 2 else concurrent.futures.thread._global_shutdown_lock:
+    gc.collect()
+print("collected")
+"""
+"""Collects an iterator that was not read to its end, while locks of starting and ending threads are held."""
+
+
+def test_an_abandoned_iterator_may_be_collected_at_any_moment(clips):
+    for held in ([], ["threads"] if hasattr(threading, "_shutdown_locks_lock") else []):
+        command = [sys.executable, "-c", ABANDONED, str(clips[0]), *held]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout == "collected\n"
+
+
+def test_an_abandoned_recording_is_closed_and_its_threads_end(tmp_path, tiny_model):
+    long = write(tmp_path / "long.wav", np.tile(voice(1, 1.0), 200))
+    for _ in range(3):
+        next(embed_segments([long, long], tiny_model, FrameGrid(1000, 100, tiny_model.sample_rate)))
+    assert_decoding_threads_end()

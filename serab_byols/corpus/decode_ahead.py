@@ -42,24 +42,34 @@ class DecodedSegment:
 def decode_ahead(
     paths: Iterable[str | os.PathLike[str] | Segment], sample_rate_hz: int
 ) -> Iterator[DecodedSegment]:
-    """Decoded segments in their order, while some more are decoded in the background."""
-    with (
-        ThreadPoolExecutor(N_DECODING_THREADS, thread_name_prefix="decode") as decoding,
-        ThreadPoolExecutor(N_DOWNLOADING_THREADS, thread_name_prefix="download") as downloading,
-    ):
-        waiting: deque[Future[DecodedSegment]] = deque()
-        try:
-            for index, item in enumerate(paths):
-                segment = as_segment(item)
-                pool = downloading if is_url(segment.path) else decoding
-                waiting.append(pool.submit(_decode, index, segment, sample_rate_hz))
-                if len(waiting) > N_CLIPS_AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
+    """Decoded segments in their order, while some more are decoded in the background.
+
+    The pools are left to end by themselves when nobody refers to them any more. Shutting them down here would
+    take locks of the interpreter's threads. An iterator that is not read to its end may be collected at any
+    moment, also while the same thread holds these locks, and would wait for ever.
+    """
+    decoding = ThreadPoolExecutor(N_DECODING_THREADS, thread_name_prefix="decode")
+    downloading = ThreadPoolExecutor(N_DOWNLOADING_THREADS, thread_name_prefix="download")
+    waiting: deque[Future[DecodedSegment]] = deque()
+    try:
+        for index, item in enumerate(paths):
+            segment = as_segment(item)
+            pool = downloading if is_url(segment.path) else decoding
+            waiting.append(pool.submit(_decode, index, segment, sample_rate_hz))
+            if len(waiting) > N_CLIPS_AHEAD:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            if not future.cancel():
+                future.add_done_callback(_close_copy)
+
+
+def _close_copy(future: Future[DecodedSegment]) -> None:
+    """Nobody will stream it."""
+    if future.exception() is None and (copy := future.result().copy):
+        copy.close()
 
 
 def _decode(index: int, segment: Segment, sample_rate_hz: int) -> DecodedSegment:
@@ -82,6 +92,9 @@ def _decode(index: int, segment: Segment, sample_rate_hz: int) -> DecodedSegment
 def one_block_ahead(blocks: Iterator[np.ndarray], pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
     """The same blocks; the next one is decoded while the last one is used."""
     future = pool.submit(next, blocks, None)
-    while (block := future.result()) is not None:
-        future = pool.submit(next, blocks, None)
-        yield block
+    try:
+        while (block := future.result()) is not None:
+            future = pool.submit(next, blocks, None)
+            yield block
+    finally:
+        future.cancel()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from threading import RLock
 
 import numpy as np
 import soundfile
@@ -62,6 +63,7 @@ class AudioClip:
             if not (value is None or _is_number(value)):
                 raise InvalidInputError(f"{name} must be a number of seconds, got {value!r}")
         self.path = path
+        self._reading = RLock()  # a file that is closed while another thread reads it would crash
         self._file = self._open()
         self.warning: str | None = None
         self.sample_rate_hz: int = self._file.sample_rate_hz
@@ -142,9 +144,11 @@ class AudioClip:
         remaining = self._last - self._first
         n_at_once = max(1, min(_BLOCK_SAMPLES, _BLOCK_VALUES // self._file.n_channels))
         try:
-            self._file.go_to(self._first)
+            with self._reading:
+                self._file.go_to(self._first)
             while remaining > 0:
-                block = self._file.read(min(n_at_once, remaining))
+                with self._reading:
+                    block = self._file.read(min(n_at_once, remaining))
                 if len(block) == 0:  # the header states more samples than there are
                     break
                 remaining -= len(block)
@@ -160,8 +164,9 @@ class AudioClip:
             raise AudioFileError(f"{self.path}: no samples could be decoded")
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, once no other thread reads from it."""
+        with self._reading:
+            self._file.close()
 
     def __enter__(self) -> AudioClip:
         return self

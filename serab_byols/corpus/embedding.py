@@ -299,12 +299,8 @@ def _streamed(
     n_samples = (decoded.end_s - decoded.start_s) * model.sample_rate * embedder.n_passes
     n_done = 0
     assert copy is not None
-    with (
-        copy,
-        copy.named(),
-        AudioClip(copy.path, segment.start_s, segment.end_s) as clip,
-        ThreadPoolExecutor(1, thread_name_prefix="decode") as pool,
-    ):
+    pool = ThreadPoolExecutor(1, thread_name_prefix="decode")  # ends by itself, as those of decode_ahead
+    with copy, copy.named(), AudioClip(copy.path, segment.start_s, segment.end_s) as clip:
 
         def source() -> Iterator[torch.Tensor]:
             nonlocal n_done

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from threading import Lock
 
 import numpy as np
@@ -234,4 +235,5 @@ def crop_batches(
                 clips, crops = zip(*(future.result() for future in ahead.popleft()))
                 yield torch.from_numpy(np.stack(crops)), torch.tensor(clips)
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+        for future in chain(*ahead):  # and no shutdown, see decode_ahead
+            future.cancel()
