@@ -11,11 +11,15 @@ import argparse
 import json
 import logging
 import os
+import re
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,11 +38,12 @@ from serab_byols.corpus.dataset.local_storage import LocalStorage
 from serab_byols.corpus.dataset.part import Observer, PartMaker, PartResult
 from serab_byols.corpus.dataset.plan import Part, write_plan
 from serab_byols.corpus.dataset.run import Engine, make_locally
-from serab_byols.corpus.decode_ahead import DecodedSegment
+from serab_byols.corpus.decode_ahead import N_DOWNLOADING_THREADS, DecodedSegment
 from serab_byols.corpus.decoding import AudioClip
 from serab_byols.corpus.embedding import embed_decoded, embedder_of
 from serab_byols.corpus.listing import Inputs
 from serab_byols.corpus.record import Record, RecordChunk
+from serab_byols.corpus.remote import LocalCopy
 from serab_byols.corpus.segments import Segment
 from serab_byols.corpus.tables import ParquetWriter, TableFormat, writing
 from serab_byols.corpus.vector_format import VectorFormat
@@ -209,6 +214,8 @@ def stages(of: Corpus, options: argparse.Namespace) -> Section:
         storage = LocalStorage(of.scratch / "stages")
         plan = partial(write_plan, storage, "plan.arrow", segments, {}, part_size=of.part_size, first_part=0)
         timed("planning", plan)
+        if find_spec("aiohttp"):
+            timed("download", partial(_download, of))
         decoded = timed("decoding", partial(_decode, of, segments))
         records = timed("encoder", partial(_records, of, decoded))
         timed("writing", partial(_write, of, storage, records))
@@ -227,8 +234,35 @@ def stages(of: Corpus, options: argparse.Namespace) -> Section:
             {"stage": stage, "ms_per_clip": 1e3 * each / of.n_clips, "share": each / whole_s}
             for stage, each in medians.items()
         ],
-        ["in a run decoding goes on in two threads beside the encoder", "files are in the page cache"],
+        [
+            "in a run decoding goes on in two threads beside the encoder",
+            "files are in the page cache",
+            f"download: {N_DOWNLOADING_THREADS} at a time from an HTTP server on this machine"
+            if "download" in medians
+            else "no download: aiohttp is not installed",
+        ],
     )
+
+
+def _download(of: Corpus) -> None:
+    with served(of.clips) as url, ThreadPoolExecutor(N_DOWNLOADING_THREADS) as pool:
+        urls = [f"{url}/{path.name}" for path in of.clips.iterdir()]
+        list(pool.map(lambda each: LocalCopy(each).close(), urls))
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The URL of a folder, from a server process on loopback."""
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            told = server.stdout.readline()
+            url = re.search(r"http://[\d.:]+", told)
+            assert url is not None, told
+            yield url[0]
+        finally:
+            server.terminate()
 
 
 def _decode(of: Corpus, segments: list[Segment]) -> list[DecodedSegment]:

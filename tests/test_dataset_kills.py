@@ -9,7 +9,7 @@ import pandas
 import pytest
 from sounds import voice, write
 
-N_CLIPS = 160
+N_CLIPS = int(os.environ.get("CORPUS_CLIPS", 160))  # a multiple of 10
 KILLED_RUNS = Path(__file__).with_name("killed_runs.py")
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
@@ -35,7 +35,7 @@ def run_killed(n_kills, out, command, seed=0):
     script = [sys.executable, KILLED_RUNS, seed, n_kills, out, *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        list(map(str, script)), capture_output=True, text=True, timeout=240, env=environment
+        list(map(str, script)), capture_output=True, text=True, timeout=240 + N_CLIPS, env=environment
     )
     n_killed, status = done.stdout.split()[-2:]
     return int(n_killed), int(status)

@@ -1,6 +1,9 @@
 """Inputs, lists and datasets by URL, against a server that speaks the S3 protocol."""
 
 import os
+import subprocess
+import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pandas
@@ -25,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-N_CLIPS = 40
+N_CLIPS = int(os.environ.get("CORPUS_CLIPS", 40))
 BAD = "s3://audio/clips/007.wav"
 
 
@@ -180,6 +183,36 @@ def test_a_store_that_drops_requests_or_is_slow(
         assert (summary.n_segments, summary.n_errors) == (N_CLIPS, 1)
         assert proxy.n_requests > N_CLIPS
         assert (proxy.n_dropped > 0) == (drop > 0)
+        assert_complete(out, expected)
+    finally:
+        proxy.stop()
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+def test_workers_of_ray_use_a_store_that_fails_now_and_then(
+    server, monkeypatch, out, tiny_checkpoint, expected
+):
+    proxy = Proxy(server, drop=0.05)
+    point_to(monkeypatch, proxy.port)
+    command = [
+        "embed",
+        "s3://audio/clips",
+        "-o",
+        f"{out}/",
+        "--model",
+        str(tiny_checkpoint),
+        "--part-size",
+        "8",
+    ]
+    by_ray = ["--engine", "ray", "--ray-address", "local", "--workers", "2", "--quiet"]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "serab_byols", *command, *by_ray], capture_output=True, text=True
+        )
+        assert done.returncode == 1, done.stderr
+        assert f"{BAD}: cannot be read as audio" in done.stderr
+        assert f"1 of {N_CLIPS} clips could not be embedded" in done.stderr
+        assert proxy.n_dropped > 0
         assert_complete(out, expected)
     finally:
         proxy.stop()
