@@ -227,7 +227,7 @@ def onnx_of_files(clips: Clips) -> Any:
 
 
 EXACT, EXPORTED, HALF = 1e-5, 5e-5, 0.02
-"""Tolerances, of the largest value, as they are promised: docs/inference.md, docs/export.md, docs/benchmarks.md."""
+"""Of the largest value; as docs/inference.md, docs/export.md and docs/benchmarks.md promise."""
 
 PATHS: dict[Embed, tuple[float, tuple[str, ...]]] = {
     scenes: (EXACT, ()),
