@@ -345,3 +345,24 @@ def test_one_cluster_has_no_interval():
     result = result_of(task, features, by="split")
     assert result.accuracy_interval is None
     assert any("there is no interval" in note for note in result.notes)
+
+
+def test_a_paired_interval_is_that_of_the_difference_of_single_clips():
+    """McNemar's variance, (b + c - (b - c)^2 / n) / n^2: b clips only one gets right, c only the other."""
+    n, b, c = 400, 60, 30
+    truth = np.zeros(n, np.int64)
+    ours, other = truth.copy(), truth.copy()
+    ours[200:300], other[200:300] = 1, 1  # hard for both
+    other[:b], ours[b : b + c] = 1, 1
+    interval, _ = bootstrap_intervals(truth, ours, np.arange(n), other=other)
+    std = np.sqrt(b + c - (b - c) ** 2 / n) / n
+    assert np.mean(interval) == pytest.approx((b - c) / n, abs=0.01)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * std, rel=0.1)
+    alone = bootstrap_intervals(truth, ours, np.arange(n))[0]
+    assert interval.high - interval.low < 0.8 * np.sqrt(2) * (alone.high - alone.low)
+
+
+def test_predictions_that_are_the_same_do_not_differ():
+    truth, predicted, speakers = np.arange(40) % 4, np.arange(40) % 3, np.arange(40) // 8
+    for interval in bootstrap_intervals(truth, predicted, speakers, other=predicted):
+        assert interval == (0, 0)

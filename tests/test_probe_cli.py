@@ -95,6 +95,17 @@ def test_scores_json_and_pictures(corpus, command, tmp_path, capfd):
         assert len(result["predictions"]) == N_CLIPS
         assert set(result["protocol"]) == {"splits", "features", "classifier", "c", "scores", "interval"}
     assert report["results"][2]["accuracy"] == 1
+    first, *others = report["results"]
+    assert first["difference"] is None
+    assert shown.out.count("    less tiny.safetensors: accuracy +") == 2
+    for result in others:
+        difference = result["difference"]
+        assert difference["other"] == "tiny.safetensors"
+        assert difference["accuracy"] == pytest.approx(result["accuracy"] - first["accuracy"])
+        assert difference["uar"] == pytest.approx(result["uar"] - first["uar"])
+        interval = difference["accuracy_interval"]
+        assert interval["low"] <= difference["accuracy"] <= interval["high"]
+    assert {clip["group"] for clip in first["predictions"]} == {f"speaker {i}" for i in range(4)}
     kinds = [result["description"]["kind"] for result in report["results"]]
     assert kinds == ["model", "random weights", "log-mel statistics"]
     drawn = sorted(pictures.iterdir())

@@ -1,4 +1,4 @@
-"""Confidence intervals of accuracy and unweighted average recall."""
+"""Confidence intervals of accuracy and unweighted average recall, and of their differences."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def bootstrap_intervals(
     clusters: np.ndarray,
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
+    other: np.ndarray | None = None,
 ) -> tuple[Interval, Interval] | None:
     """Percentile bootstrap over clusters (Efron and Tibshirani, 1993).
 
@@ -26,25 +27,37 @@ def bootstrap_intervals(
         truth, predicted: labels as integers from 0, int64 (N,).
         clusters: the cluster of each clip, int64 (N,).
         seed, n_resamples: of the resampling.
+        other: other predictions for the same clips, int64 (N,). The intervals are then of the differences,
+            ``predicted`` minus ``other``: both scored on the same clips in each resample (paired).
 
     Returns:
         The 95 % intervals of accuracy and of unweighted average recall; None for a single cluster,
         which cannot be resampled.
     """
-    distinct, cluster = np.unique(clusters, return_inverse=True)
-    n_clusters = len(distinct)
+    n_clusters = len(np.unique(clusters))
     if n_clusters < 2:
         return None
-    n_clips = np.zeros((n_clusters, int(truth.max()) + 1))
+    rng = np.random.default_rng(seed)
+    times_drawn = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_resamples)
+    accuracy, recall = _scores(truth, predicted, clusters, times_drawn)
+    if other is not None:
+        others = _scores(truth, other, clusters, times_drawn)
+        accuracy, recall = accuracy - others[0], recall - others[1]
+    return _interval(accuracy), _interval(recall)
+
+
+def _scores(
+    truth: np.ndarray, predicted: np.ndarray, clusters: np.ndarray, times_drawn: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy and recall (n_resamples,) of clusters drawn so often (n_resamples, n_clusters)."""
+    cluster = np.unique(clusters, return_inverse=True)[1]
+    n_clips = np.zeros((times_drawn.shape[1], int(truth.max()) + 1))
     np.add.at(n_clips, (cluster, truth), 1.0)
     n_correct = np.zeros_like(n_clips)
     np.add.at(n_correct, (cluster, truth), truth == predicted)
-
-    rng = np.random.default_rng(seed)
-    times_drawn = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_resamples)
     clips, correct = times_drawn @ n_clips, times_drawn @ n_correct  # (n_resamples, n_labels)
     recalls = np.divide(correct, clips, out=np.full_like(clips, np.nan), where=clips > 0)
-    return _interval(correct.sum(axis=1) / clips.sum(axis=1)), _interval(np.nanmean(recalls, axis=1))
+    return correct.sum(axis=1) / clips.sum(axis=1), np.nanmean(recalls, axis=1)
 
 
 def _interval(scores: np.ndarray) -> Interval:

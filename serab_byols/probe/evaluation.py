@@ -156,9 +156,12 @@ def evaluate(
         folds=tuple(_fold_result(split, truth[split.test], fit) for split, fit in zip(plan.splits, fits)),
         confusion=confusion_matrix(truth[tested], predicted, labels=range(len(labels))),
         predictions=tuple(
-            Prediction(task.segments[i].file, fold, task.labels[i], labels[k])
+            Prediction(
+                task.segments[i].file, fold, task.labels[i], labels[k], None if group is None else group[i]
+            )
             for i, fold, k in zip(tested, folds, predicted)
         ),
+        difference=None,
         notes=(
             *plan.notes,
             *_notes(plan, fits, c),

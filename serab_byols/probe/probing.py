@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from serab_byols.corpus.segments import Segment
 from serab_byols.errors import InvalidInputError, SerabByolsError, missing_extra
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import NormalizationName
+from serab_byols.probe.difference import difference
 from serab_byols.probe.features import (
     HearModule,
     Progress,
@@ -71,7 +73,8 @@ def probe(
         on_progress: called with the name of a stage, how much of it is done and how much there is to do.
 
     Returns:
-        Task by task a result for every model and baseline, in the order given.
+        Task by task a result for every model and baseline, in the order given, each with its difference from
+        the first.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -113,6 +116,7 @@ def probe(
         if not task.segments:
             raise InvalidInputError(f"task {task.name!r}: none of its clips can be read")
         plan = make_plan(task, by, n_folds, seed)
+        first: ProbeResult | None = None
         for extractor, table in zip(extractors, tables):
             result = evaluate(
                 task,
@@ -126,6 +130,10 @@ def probe(
                 seed=seed,
                 on_progress=on_progress,
             )
+            if first is None:
+                first = result
+            else:
+                result = replace(result, difference=difference(result, first, seed))
             results.append(result)
     return results
 

@@ -74,12 +74,30 @@ class FewShotResult:
 
 @dataclass(frozen=True)
 class Prediction:
-    """True and predicted label of a test clip."""
+    """True and predicted label of a test clip; its group is None where the manifest has none."""
 
     file: str
     fold: str
     label: str
     predicted: str
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much scores exceed those of other features, on the same clips.
+
+    Attributes:
+        other: name of the other features.
+        accuracy, uar: ours minus the other's.
+        accuracy_interval, uar_interval: 95 %, by paired bootstrap; None where nothing can be resampled.
+    """
+
+    other: str
+    accuracy: float
+    uar: float
+    accuracy_interval: Interval | None
+    uar_interval: Interval | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,6 +120,7 @@ class ProbeResult:
         folds: scores fold by fold.
         confusion: counts of test clips, int64 (K, K); rows are true labels, columns predicted ones.
         predictions: one for each test clip, fold by fold.
+        difference: from the first features that were probed with these; None for those.
         notes: what a reader of the scores should know.
     """
 
@@ -121,6 +140,7 @@ class ProbeResult:
     folds: tuple[FoldResult, ...]
     confusion: np.ndarray
     predictions: tuple[Prediction, ...]
+    difference: Difference | None
     notes: tuple[str, ...]
 
     def __repr__(self) -> str:
@@ -180,12 +200,27 @@ def _score_lines(result: ProbeResult) -> Iterator[str]:
         f"UAR {result.uar:.3f} {_interval(result.uar_interval)}, C {c}"
     )
     yield f"    accuracy by fold {by_fold if len(scores) <= MOST_FOLDS else _range(scores)}"
+    if result.difference is not None:
+        yield from _difference_lines(result.difference)
     if result.few_shot is not None:
         few = result.few_shot
         yield (
             f"    {few.shots} clips a label: accuracy {few.accuracy:.3f} ± {few.accuracy_std:.3f}, "
             f"UAR {few.uar:.3f} ± {few.uar_std:.3f}"
         )
+
+
+def _difference_lines(difference: Difference) -> Iterator[str]:
+    words = [
+        f"{name} {score:+.3f} "
+        + (f"({interval.low:+.3f} to {interval.high:+.3f})" if interval else "(no interval)")
+        for name, score, interval in (
+            ("accuracy", difference.accuracy, difference.accuracy_interval),
+            ("UAR", difference.uar, difference.uar_interval),
+        )
+    ]
+    line = f"less {difference.other}: {', '.join(words)}"
+    yield textwrap.fill(line, TEXT_WIDTH, initial_indent="    ", subsequent_indent="      ")
 
 
 def _interval(interval: Interval | None) -> str:
@@ -228,6 +263,7 @@ def as_json(
 
 def _result(result: ProbeResult) -> dict[str, Any]:
     values = {**asdict(result), "confusion": result.confusion.tolist()}
-    for name in ("accuracy_interval", "uar_interval"):
-        values[name] = values[name] and values[name]._asdict()
+    for scores in filter(None, (values, values["difference"])):
+        for name in ("accuracy_interval", "uar_interval"):
+            scores[name] = scores[name] and scores[name]._asdict()
     return values
