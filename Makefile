@@ -6,9 +6,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 SPEC := pyproject.toml setup.py constraints.txt
 
-EXTRAS := .[av,bench,cloud,explore,hear,hub,hybrid,nnaudio,onnx,pandas,parquet,plot,pretrain,probe,ray,sklearn,torchaudio,umap]
+EXTRAS := .[av,bench,cloud,docs,explore,hear,hub,hybrid,nnaudio,onnx,pandas,parquet,plot,pretrain,probe,ray,sklearn,torchaudio,umap]
 
-.PHONY: demo test test-oldest test-newest lint fuzz bench wheel clean
+.PHONY: demo test test-oldest test-newest lint docs fuzz bench wheel clean
 
 demo: .venv/.demo  ## embed the example clips with the default weights
 	$(BIN)/python examples/embed_clips.py
@@ -33,6 +33,10 @@ lint: .venv/.dev  ## style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/.docs  ## build the documentation into site/
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs -d .venv/.doctrees . site
+	@echo "open site/index.html"
+
 fuzz: .venv/.dev  ## damaged files of every kind, for a minute
 	$(BIN)/python fuzz/fuzz.py
 
@@ -44,7 +48,7 @@ wheel: .venv/.dev  ## build dist/*.whl, the same bytes for the same commit
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-oldest .venv-newest build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-newest build dist site demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -56,6 +60,10 @@ clean:  ## remove what the other targets made
 .venv/.dev: .venv/bin/python $(SPEC)
 	$(PIP) -e '.[dev]'
 	@touch $@ .venv/.demo
+
+.venv/.docs: .venv/bin/python $(SPEC)
+	$(PIP) -e '.[docs]'
+	@touch $@
 
 .venv/.bench: .venv/bin/python $(SPEC)
 	$(PIP) -e '.[bench]'

@@ -26,6 +26,7 @@ include_patterns = ["docs/**", "checkpoints/*.md", "CHANGELOG.md", "CONTRIBUTING
 exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in FOLDERS]
 highlight_language = "text"  # of blocks that are only indented: commands, output, files
 myst_heading_anchors = 4
+smartquotes = False  # they would make one dash of the two of an option
 
 add_module_names = True
 autodoc_member_order = "bysource"
@@ -38,9 +39,12 @@ napoleon_use_rtype = False
 napoleon_custom_sections = ["Shape"]
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"serab_byols {__version__}"
 html_copy_source = False
 html_show_copyright = False
+html_show_search_summary = False  # browsers do not fetch the pages for it where the site is a folder
 html_domain_indices = False
 
 

@@ -1,4 +1,4 @@
-"""The README's code, run as a reader would: in order, in one folder, in one Python session."""
+"""The code of the README and of the pages of docs/, run as a reader would."""
 
 import re
 import shlex
@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from page_code import blocks, folder, run_page  # noqa: F401  # a fixture
 from parity_data import ROOT
 
 from serab_byols import embed_files
@@ -15,45 +16,13 @@ from serab_byols.integrations.model_export import torch_can_export
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the trainings are tiny
 
-BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-ELSEWHERE = ("make ", "pip install ", "hear-validator ", "python -m heareval")
-"""Commands of other programs; the demo and the tests are those commands themselves."""
-
-
-def blocks(page="README.md"):
-    return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory, with the example clips."""
-    shutil.copytree(ROOT / "examples" / "clips", tmp_path / "examples" / "clips")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
 
 def test_code_blocks_run(folder, capsys):
-    session = {}
-    n_python = n_commands = 0
-    for language, code in blocks():
-        if language == "python":
-            exec(compile(code, "README.md", "exec"), session)
-            n_python += 1
-            continue
-        for line in code.splitlines():
-            if line.startswith(ELSEWHERE):
-                continue
-            program, *arguments = shlex.split(line, comments=True)
-            assert program == "serab-byols"
-            assert main(arguments) == 0, line
-            n_commands += 1
-    assert n_python >= 4
-    assert n_commands >= 3
+    session = run_page("README.md")
     assert session["embeddings"].shape == (2, 41, 512)
     assert session["frames"].embedding.shape == (63, 512)
-    assert session["features"].shape == (5, 512)
-    assert (folder / "frames.npz").is_file()
-    assert "AudioNTT" in capsys.readouterr().out
+    assert (folder / "embeddings.parquet").is_file()
+    assert "byols-audiontt-512-distilled" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", ["docs/export.md", "docs/layer_features.md"])
