@@ -19,20 +19,20 @@ FOLDERS = ("docs", "checkpoints")
 
 project = "serab_byols"
 version = release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_line"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_line", "docstrings"]
 
 root_doc = "docs/index"
 include_patterns = ["docs/**", "checkpoints/*.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
 exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in FOLDERS]
 highlight_language = "text"  # of blocks that are only indented: commands, output, files
 myst_heading_anchors = 4
-smartquotes = False  # they would make one dash of the two of an option
+smartquotes_action = "D"  # dashes alone
 
-add_module_names = True
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 80
+toc_object_entries_show_parents = "hide"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
@@ -58,8 +58,8 @@ def _write_start_page(app: Any, exception: Exception | None) -> None:
     if exception is None and app.builder.format == "html":
         target = f"{root_doc}.html"
         page = (
-            f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html_title}</title>\n'
+            f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{project}</title>\n'
             f'<meta http-equiv="refresh" content="0; url={target}">\n</head>\n'
-            f'<body><a href="{target}">{html_title}</a></body>\n</html>\n'
+            f'<body><a href="{target}">{project}</a></body>\n</html>\n'
         )
         (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")

@@ -1,5 +1,8 @@
 """Fixtures that several files share."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -16,6 +19,15 @@ NARROW_CONSTANTS = (
     (clstm, {"CHANNELS": 8, "HIDDEN": 16}),
     (resnetish, {"STEM_CHANNELS": 4, "LAYERS": ((4, 3), (8, 4), (16, 6), (16, 3))}),
 )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with the example clips where they are in a clone."""
+    clips = Path("examples", "clips")
+    shutil.copytree(Path(__file__).resolve().parents[1] / clips, tmp_path / clips)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")

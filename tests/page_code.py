@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
-from pathlib import Path
 from typing import Any
 
-import pytest
 from parity_data import ROOT
 
 from serab_byols.cli import main
@@ -16,14 +13,6 @@ from serab_byols.cli import main
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ELSEWHERE = ("make ", "pip install ", "hear-validator ", "python -m heareval")
 """Commands of other programs; the demo and the tests are those commands themselves."""
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with the example clips."""
-    shutil.copytree(ROOT / "examples" / "clips", tmp_path / "examples" / "clips")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def blocks(page: str = "README.md") -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The documentation's site, built once as ``make docs`` builds it: links, reference, commands, no other host."""
+"""The documentation's site, built once as ``make docs`` builds it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ REASON = "builds with the extra docs"
 for package in ("furo", "huggingface_hub", "myst_parser", "sklearn", "sphinx"):
     pytest.importorskip(package, reason=REASON)
 
-PAGES = sorted(
-    path for folder in (ROOT, ROOT / "docs", ROOT / "checkpoints") for path in folder.glob("*.md")
-)
+PAGES = sorted(path for folder in (ROOT, ROOT / "docs", ROOT / "checkpoints") for path in folder.glob("*.md"))
 ROOMS = (
     "serab_byols",
     "serab_byols.checkpoint",
@@ -109,7 +107,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         r"^\t\$\(BIN\)/python (-m sphinx .*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE
     )
     assert recipe is not None
-    places = {"docs": ROOT / "docs", ".venv/.doctrees": folder / "doctrees", ".": ROOT, "site": folder / "site"}
+    places = {"docs": ROOT / "docs", ".": ROOT}
+    places |= {".venv/.doctrees": folder / "doctrees", "site": folder / "site"}
     arguments = [str(places.get(word, word)) for word in shlex.split(recipe[1])]
     assert str(folder / "site") in arguments
     assert "--fail-on-warning" in arguments
@@ -140,7 +139,8 @@ def test_every_link_leads_somewhere(site, pages):
 
 def test_a_broken_link_is_seen():
     texts = {
-        "a/one.html": '<p id="here"><a href="../two.html#there">x</a><a href="#here">y</a><a href="#no">z</a>',
+        "a/one.html": '<p id="here"><a href="../two.html#there">x</a><a href="#here">y</a>'
+        '<a href="#no">z</a>',
         "two.html": '<p id="there"><a href="three.html">x</a><a href="a/one.html#gone">y</a>'
         '<a href="https://example.org/x">z</a>',
     }
@@ -183,7 +183,6 @@ def test_a_browser_asks_for_files_of_the_site_alone_and_search_finds(site):
         page.wait_for("location.pathname.endsWith('/docs/index.html') && document.readyState === 'complete'")
         page.send("Page.navigate", url=f"{(site / 'search.html').as_uri()}?q=telephone")
         page.wait_for("document.querySelectorAll('#search-results li').length > 0")
-        page.wait_for("/found \\d+ page/.test(document.querySelector('#search-results').innerText)")
         found = page.evaluate("document.querySelector('#search-results').innerText")
         assert "Frequently asked questions" in found
         assert len(page.requests) > 5
@@ -199,7 +198,7 @@ def documented(site: Path) -> dict[str, str]:
     """Kinds, such as ``py:function``, of what the site has an entry for, by name."""
     data = (site / "objects.inv").read_bytes().split(b"\n", 4)
     lines = zlib.decompress(data[4]).decode().splitlines()
-    return {name: kind for name, kind in (re.match(r"(.+?) (\w+:\w+) ", line).groups() for line in lines)}
+    return dict(re.match(r"(.+?) (\w+:\w+) ", line).groups() for line in lines)
 
 
 def object_of(name: str) -> object:
@@ -229,14 +228,13 @@ def names_of_pages() -> set[str]:
 
 
 def test_every_public_name_is_in_the_reference(documented):
-    kinds = {name: kind for name, kind in documented.items() if kind.startswith("py:") and kind != "py:module"}
-    objects = [object_of(name) for name in kinds if kinds[name] != "py:data"]
+    entries = {name for name, kind in documented.items() if kind.startswith("py:") and kind != "py:module"}
+    objects = {id(object_of(name)) for name in entries if documented[name] != "py:data"}
     public = names_of_pages()
     for room in ROOMS:
         public |= {f"{room}.{name}" for name in importlib.import_module(room).__all__}
     assert {"serab_byols.load_model", "serab_byols.integrations.pandas.to_frame"} <= public
-    missing = {name for name in public if name not in kinds and not any(object_of(name) is o for o in objects)}
-    assert missing == set()
+    assert {name for name in public - entries if id(object_of(name)) not in objects} == set()
 
 
 def test_every_error_is_in_the_reference(documented):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from page_code import folder, run_page  # noqa: F401  # a fixture
+from page_code import run_page
 from parity_data import ROOT, assert_close_to_peak
 
 import serab_byols

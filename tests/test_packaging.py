@@ -91,6 +91,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         (tree / "checkpoints").mkdir(exist_ok=True)
         serab_byols.save_checkpoint(serab_byols.create_model(d=8), tree / "checkpoints" / DEFAULT_CHECKPOINT)
     (tree / "checkpoints" / "notes.txt").write_text("not for the wheel")
+    (tree / "site").mkdir(exist_ok=True)
+    (tree / "site" / "index.html").write_text("made by make docs, not for the sdist")
     commit(tree)
     other = another_checkout(tree, tmp / "elsewhere" / "a folder")
     build = (sys.executable, "-m", "build", "--no-isolation", "--outdir")
@@ -146,7 +148,7 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(built: Built) -> None:
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= held
     assert f"checkpoints/{DEFAULT_CHECKPOINT}" in held
     assert Path(__file__).relative_to(ROOT).as_posix() in held
-    assert not [name for name in held if name.endswith(".pyc") or name.startswith((".", "build/"))]
+    assert not [name for name in held if name.endswith(".pyc") or name.startswith((".", "build/", "site/"))]
 
 
 def test_the_metadata(built: Built) -> None:

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from page_code import blocks, folder, run_page  # noqa: F401  # a fixture
+from page_code import blocks, run_page
 from parity_data import ROOT
 
 from serab_byols import embed_files

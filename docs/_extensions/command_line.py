@@ -92,11 +92,17 @@ def literal(text: str) -> Iterator[str]:
 
 
 def escaped(text: str) -> str:
-    """Plain text, in which backticks mark code, in reStructuredText."""
-    parts = re.split(r"(`[^`]+`)", text)
-    return "".join(
-        f"`{part}`" if part.startswith("`") else re.sub(r"([\\*_|`])", r"\\\1", part) for part in parts
-    )
+    """Plain text in reStructuredText; options, and what stands between backticks, as code."""
+    parts = re.split(r"(`[^`]+`|(?<![\w-])--?[a-z][\w-]*)", text)
+    return "".join(_as_code(part) if i % 2 else _plain(part) for i, part in enumerate(parts))
+
+
+def _as_code(text: str) -> str:
+    return f"``{text.strip('`')}``"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"([\\*_|`])", r"\\\1", text)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
