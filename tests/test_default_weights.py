@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import serab_byols
-from serab_byols.checkpoint import read_checkpoint
+from serab_byols.checkpoint import DEFAULT_WEIGHTS, read_checkpoint
 
 CHECKPOINTS = [
     path for path in sorted((ROOT / "checkpoints").glob("*.safetensors")) if ".pca" not in path.name
@@ -32,6 +32,13 @@ def test_the_default_weights_give_the_stored_embeddings():
 
 def test_both_checkpoints_are_there():
     assert set(NAMES) >= {"byols-audiontt-512-distilled", "byols-audiontt-512-scratch"}
+
+
+@pytest.mark.parametrize(("encoder", "name"), DEFAULT_WEIGHTS.items())
+def test_the_name_of_an_encoder_loads_its_weights(encoder, name):
+    model = serab_byols.load_model(model_name=encoder, offline=True)
+    assert (model.encoder.name, model.source) == (encoder, f"{name}.safetensors")
+    assert f"weights: {name}.safetensors" in repr(model)
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=NAMES)

@@ -230,9 +230,47 @@ def test_bundled_weights_have_names(bundle: Callable[..., Path], server: Server)
     assert load_model(DEFAULT_NAME).source == load_model().source == f"{DEFAULT_NAME}.safetensors"
     bundle(DEFAULT_NAME, 9, folder="wheel")  # the first folder wins
     assert load_model().embedding_size == load_model("", "default").embedding_size == 9
-    for name in ("", "another-8.5"):
-        with pytest.raises(CheckpointError, match=r"'default'.*'cvt'"):
-            load_model(name, "cvt")
+    with pytest.raises(CheckpointError, match=r"'default'.*'cvt'"):
+        load_model("another-8.5", "cvt")
+
+
+def test_the_name_of_an_encoder_loads_its_bundled_weights(
+    bundle: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    server: Server,
+) -> None:
+    bundle(DEFAULT_NAME, 9)
+    save_checkpoint(create_model("cvt"), tmp_path / "tree" / "small-cvt.safetensors")
+    with pytest.raises(CheckpointNotFoundError, match="no bundled weights of the encoder 'cvt', only"):
+        load_model(model_name="cvt")
+    monkeypatch.setitem(registry.DEFAULT_WEIGHTS, "cvt", "small-cvt")
+    for model in (load_model(model_name="cvt", offline=True), load_model("", "cvt"), load_model("small-cvt")):
+        assert (model.encoder.name, model.embedding_size) == ("cvt", 2048)
+        assert "weights: small-cvt.safetensors" in repr(model)
+    assert load_model().embedding_size == load_model(model_name="default").embedding_size == 9
+    rows = listed(capsys)
+    assert [name for name, row in rows.items() if row["default_of_encoder"]] == [DEFAULT_NAME, "small-cvt"]
+    assert "small-cvt (default of cvt)  " in run(capsys, "list")[1]
+    (tmp_path / "tree" / "small-cvt.safetensors").unlink()
+    with pytest.raises(CheckpointNotFoundError, match=r"small-cvt does not exist.*serab-byols list"):
+        load_model(model_name="cvt")
+    assert not server.paths
+
+
+def test_an_encoder_without_bundled_weights_names_what_there_is() -> None:
+    with pytest.raises(CheckpointNotFoundError) as raised:
+        load_model(model_name="resnetish34")
+    for words in (
+        f"{DEFAULT_NAME} ('default')",
+        "load_model('byols-resnetish34-2048') downloads",
+        "create_model('resnetish34')",
+    ):
+        assert words in str(raised.value)
+    with pytest.raises(CheckpointNotFoundError) as raised:
+        load_model(model_name="clstm")  # of which nothing was published
+    assert "downloads" not in str(raised.value)
 
 
 @pytest.mark.parametrize("folder", ["wheel", "tree", "work/checkpoints"])
@@ -462,13 +500,14 @@ def test_list_for_programs(
         "present": True,
         "path": str(path),
         "default": True,
+        "default_of_encoder": True,
     }
     facts = asdict(registry.PUBLISHED[0])
     renamed = {"normalization": "statistics", "normalization_source": "statistics_source"}
     for key, field in {"bytes": "n_bytes", "file": "file_name", **renamed}.items():
         facts[key] = facts.pop(field)
     facts["url"] = f"{facts.pop('folder_url')}/{FILE_NAME}"
-    absent = {**facts, "present": False, "path": None, "default": False}
+    absent = {**facts, "present": False, "path": None, "default": False, "default_of_encoder": False}
     assert rows[NAME] == absent
     load_model(NAME)
     assert listed(capsys)[NAME] == {**absent, "present": True, "path": str(cached)}

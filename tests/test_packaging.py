@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import serab_byols
-from serab_byols.checkpoint import DEFAULT_CHECKPOINT
+from serab_byols.checkpoint import DEFAULT_WEIGHTS
 
 pytest.importorskip("build")
 pytest.importorskip("setuptools", "77")
@@ -87,9 +87,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     tmp = tmp_path_factory.mktemp("packaging")
     tree = tmp / "tree"
     shutil.copytree(ROOT, tree, ignore=NOT_COPIED)
-    if not (tree / "checkpoints" / DEFAULT_CHECKPOINT).exists():
-        (tree / "checkpoints").mkdir(exist_ok=True)
-        serab_byols.save_checkpoint(serab_byols.create_model(d=8), tree / "checkpoints" / DEFAULT_CHECKPOINT)
+    for encoder, name in DEFAULT_WEIGHTS.items():
+        path = tree / "checkpoints" / f"{name}.safetensors"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            serab_byols.save_checkpoint(serab_byols.create_model(encoder), path)
     (tree / "checkpoints" / "notes.txt").write_text("not for the wheel")
     (tree / "site").mkdir(exist_ok=True)
     (tree / "site" / "index.html").write_text("made by make docs, not for the sdist")
@@ -124,7 +126,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
 
 
 def test_the_wheel_holds_every_checkpoint_unchanged(built: Built) -> None:
-    assert DEFAULT_CHECKPOINT in built.checkpoints
+    assert {f"{name}.safetensors" for name in DEFAULT_WEIGHTS.values()} <= set(built.checkpoints)
     folder = "serab_byols/checkpoints/"
     held = {Path(name).name: data for name, data in built.files.items() if name.startswith(folder)}
     assert held == built.checkpoints
@@ -146,7 +148,7 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(built: Built) -> None:
     with tarfile.open(built.sdist) as sdist:
         held = {name.partition("/")[2] for name in sdist.getnames()}
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= held
-    assert f"checkpoints/{DEFAULT_CHECKPOINT}" in held
+    assert {f"checkpoints/{name}.safetensors" for name in DEFAULT_WEIGHTS.values()} <= set(held)
     assert Path(__file__).relative_to(ROOT).as_posix() in held
     assert not [name for name in held if name.endswith(".pyc") or name.startswith((".", "build/", "site/"))]
 

@@ -9,11 +9,11 @@ a name (:mod:`serab_byols.checkpoint.registry`) are loaded by it.
 from serab_byols.checkpoint.format import FORMAT_VERSION, HEADER_KEY, STORAGE_TYPES, weights_sha256
 from serab_byols.checkpoint.loading import load_model, read_checkpoint
 from serab_byols.checkpoint.reading import Checkpoint
-from serab_byols.checkpoint.registry import DEFAULT_CHECKPOINT
+from serab_byols.checkpoint.registry import DEFAULT_WEIGHTS
 from serab_byols.checkpoint.writing import save_checkpoint
 
 __all__ = [
-    "DEFAULT_CHECKPOINT",
+    "DEFAULT_WEIGHTS",
     "FORMAT_VERSION",
     "HEADER_KEY",
     "STORAGE_TYPES",

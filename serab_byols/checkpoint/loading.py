@@ -36,9 +36,10 @@ def load_model(
         model_file_path: a checkpoint in this project's format (``.safetensors``), a published ``.pth``
             file, the state dict of an encoder or of a whole :class:`ByolsModel`, a name that
             ``serab-byols list`` shows, or ``hf://owner/name`` or ``hf://owner/name@revision`` on the Hugging
-            Face Hub (extra ``hub``); empty for the default weights.
-        model_name: ``"default"``, ``"resnetish34"``, ``"clstm"`` or ``"cvt"``; only a check, since
-            the file says which encoder it holds.
+            Face Hub (extra ``hub``); empty for the weights of this package.
+        model_name: ``"default"``, ``"resnetish34"``, ``"clstm"`` or ``"cvt"``. Without a checkpoint, the bundled
+            weights of this encoder are loaded; with one it is only a check, since the file says which
+            encoder it holds.
         normalization: ``"auto"``, ``"clip"``, ``"batch"``, ``"hear2021"`` or (mean, std); see
             :mod:`serab_byols.normalization`. ``"auto"`` is the mean and std in the file or, for published
             weights loaded by name, those that ``serab-byols list`` shows; else ``"clip"``.
@@ -49,7 +50,8 @@ def load_model(
         offline: whether to download nothing; by default ``SERAB_BYOLS_OFFLINE``.
 
     Raises:
-        CheckpointNotFoundError: no such file, no such name, or not on this machine while offline.
+        CheckpointNotFoundError: no such file, no such name, no bundled weights of this encoder, or not on
+            this machine while offline.
         CheckpointError: corrupt, foreign, or not the encoder that ``model_name`` says.
         DownloadError: weights could not be downloaded, or other bytes than the published ones came.
         InvalidInputError: an option that does not exist, a device that is not here.
@@ -100,7 +102,8 @@ def read_checkpoint(
     by the path of their file, which holds none, they have none.
 
     Raises:
-        CheckpointNotFoundError: no such file, no such name, or not on this machine while offline.
+        CheckpointNotFoundError: no such file, no such name, no bundled weights of this encoder, or not on
+            this machine while offline.
         CheckpointError: corrupt, truncated, foreign, or not the encoder that ``model_name`` says.
         DownloadError: weights could not be downloaded, or other bytes than the published ones came.
         MissingExtraError: an address on the Hub, and its package is not installed.
@@ -111,7 +114,7 @@ def read_checkpoint(
         checkpoint = replace(read_safetensors(file), source=str(address))
         _check_encoder(text, checkpoint.encoder, model_name)
         return checkpoint
-    weights = find_weights(path)
+    weights = find_weights(path, model_name)
     if not isinstance(weights, PublishedWeights):
         checkpoint = read_checkpoint_file(weights)
         _check_encoder(str(weights), checkpoint.encoder, model_name)

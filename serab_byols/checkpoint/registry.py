@@ -13,9 +13,13 @@ from serab_byols.errors import CheckpointNotFoundError
 from serab_byols.normalization import Statistics
 from serab_byols.paths import path_text
 
-DEFAULT_NAME = "byols-audiontt-512-distilled"
-DEFAULT_CHECKPOINT = f"{DEFAULT_NAME}.safetensors"
-"""What ``load_model()`` loads: the file of this name in ``checkpoints/``, which the wheel contains."""
+DEFAULT_WEIGHTS: dict[str, str] = {
+    "default": "byols-audiontt-512-distilled",
+}
+"""What ``load_model(model_name=...)`` loads: by the encoder's name, that of a file in ``checkpoints/``, which the
+wheel contains. The first are the weights of ``load_model()``."""
+
+DEFAULT_NAME = next(iter(DEFAULT_WEIGHTS.values()))
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 COMPONENTS_SUFFIX = ".pca.safetensors"
@@ -122,22 +126,39 @@ def bundled() -> dict[str, Path]:
     return {name: by_name[name] for name in sorted(by_name, key=lambda name: (name != DEFAULT_NAME, name))}
 
 
-def find_weights(path_or_name: str | os.PathLike[str]) -> Path | PublishedWeights:
+def find_weights(path_or_name: str | os.PathLike[str], encoder: str | None = None) -> Path | PublishedWeights:
     """The path of a checkpoint, or the published weights, that a path or a name stands for.
 
-    A file at that path comes first, then the names; empty stands for the default weights.
+    A file at that path comes first, then the names; empty stands for the bundled weights of ``encoder``,
+    or without one for the default weights.
 
     Raises:
-        CheckpointNotFoundError: neither a file nor a name; the message says what to do.
+        CheckpointNotFoundError: neither a file nor a name, or no bundled weights of this encoder; the message
+            says what to do.
     """
     text = path_text(path_or_name, "a checkpoint")
     if os.path.isfile(text):
         return Path(text)
-    name = text or DEFAULT_NAME
+    name = text or _default_name(encoder)
     found = published(name) or bundled().get(name)
     if found is None and not os.path.lexists(text):
         raise CheckpointNotFoundError(f"checkpoint {name} does not exist{_suggestion(name)}")
     return found or Path(text)
+
+
+def _default_name(encoder: str | None) -> str:
+    """The name of the weights that are loaded where none are named."""
+    if encoder is None:
+        return DEFAULT_NAME
+    if encoder in DEFAULT_WEIGHTS:
+        return DEFAULT_WEIGHTS[encoder]
+    there = ", ".join(f"{name} ({of_encoder!r})" for of_encoder, name in DEFAULT_WEIGHTS.items())
+    names = [weights.name for weights in PUBLISHED if weights.encoder == encoder]
+    to_download = f"; load_model({names[0]!r}) downloads published ones" if names else ""
+    raise CheckpointNotFoundError(
+        f"there are no bundled weights of the encoder {encoder!r}, only {there}{to_download}; "
+        f"create_model({encoder!r}) has random ones"
+    )
 
 
 def _suggestion(text: str) -> str:

@@ -71,7 +71,9 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
         help="checkpoint file, or a name as `serab-byols list` shows (default: the bundled)",
     )
     group.add_argument(
-        "--encoder", choices=list(ENCODERS), help="check that the checkpoint holds this encoder"
+        "--encoder",
+        choices=list(ENCODERS),
+        help="the bundled weights of this encoder; with --model, check that the checkpoint holds it",
     )
     add_normalization(group)
     add_cache_dir(group)

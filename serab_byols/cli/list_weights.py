@@ -62,6 +62,7 @@ def _bundled() -> list[dict[str, Any]]:
                 "present": True,
                 "path": str(path),
                 "default": name == registry.DEFAULT_NAME,
+                "default_of_encoder": name == registry.DEFAULT_WEIGHTS.get(checkpoint.encoder),
             }
         )
     return rows
@@ -83,6 +84,7 @@ def _published(weights: PublishedWeights) -> dict[str, Any]:
         "present": present,
         "path": str(path) if present else None,
         "default": False,
+        "default_of_encoder": False,
         "file": weights.file_name,
         "url": weights.url,
         "sha256": weights.sha256,
@@ -100,7 +102,11 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     fixed = row["normalization"]
     mean_std = "clip" if fixed is None else f"{fixed['mean']:.3g},{fixed['std']:.3g}"
     where = row["path"] or f"serab-byols download {row['name']}"
-    name = f"{row['name']} (default)" if row["default"] else row["name"]
+    name = row["name"]
+    if row["default"]:
+        name += " (default)"
+    elif row["default_of_encoder"]:
+        name += f" (default of {row['encoder']})"
     licence = row["licence"] or "-"
     cells = (name, row["encoder"], str(row["embedding_size"]), size, mean_std, licence, where)
     return tuple(map(printable, cells))
