@@ -7,7 +7,8 @@ width of the attention differs from the width of its stage.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,10 +28,11 @@ STRIDES = (4, 2, 2)
 POOLS = ("mean+max", "mean", "max")
 NORM_EPS = 1e-5
 TINY = 1e-30
-MAX_COLUMNS = 60001
-"""Ten minutes. Attention is quadratic in the number of positions: an hour would cost 36 times as much
-and need more memory than most machines have."""
+WINDOW_COLUMNS = 60000
+"""Ten minutes, a multiple of every stride. Attention is quadratic in the number of positions: over an hour it would
+cost 36 times as much. So longer scenes go through in windows of equal length."""
 
+_STRIDE = math.prod(STRIDES)
 _STAGES = ("stage1", "stage2", "stage3")
 
 
@@ -145,10 +147,19 @@ class CvT(Encoder):
         mlp_ratio: expansion of the feed-forward layers.
         pool: ``"mean+max"`` over time, mel bands kept apart (published; D = 4 * channels), or
             ``"mean"`` or ``"max"`` over mel and time (D = channels). The weights are the same.
+
+    A scene of more than ten minutes is cut into as few windows of equal length as are shorter than that, the
+    last perhaps a little shorter. Attention sees a window; means and maxima are those over all windows. This
+    approximates attention over the whole scene, as does every cut into segments.
+
+    Attributes:
+        window_columns: log-mel columns that a window has at most; scenes of one more are not cut either, since
+            ten minutes have that many. None: scenes are never cut.
     """
 
     name = "cvt"
     min_columns = 1
+    window_columns: int | None = WINDOW_COLUMNS
     feature_layers = {  # noqa: RUF012
         name: replace(layer, receptive=WHOLE_CLIP)  # attention sees everything
         for name, layer in layers_along(
@@ -224,31 +235,35 @@ class CvT(Encoder):
     def global_layers(
         self, x: torch.Tensor, steps: torch.Tensor | None
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        check_length(x.shape[3])
+        windows: Sequence[torch.Tensor] = self.windows(x)
         for name, stage in zip(_STAGES, self.layers):
-            x = stage(x)
-            yield name, x
+            windows = [stage(window) for window in windows]
+            yield name, torch.cat(windows, dim=3) if len(windows) > 1 else windows[0]
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return self.pooled(self.layers(x))  # (B, C, 4, T / 16)
+        return self.pooled(map(self.layers, self.windows(x)))  # (B, C, 4, T / 16) each
 
-    def pooled(self, x: torch.Tensor) -> torch.Tensor:
-        """Features of the last stage (B, C, M, T) to (B, D)."""
-        if self.pool == "mean":
-            return x.mean(dim=(2, 3))
-        if self.pool == "max":
-            return x.amax(dim=(2, 3))
-        return mean_max(flatten_mel_major(x))
+    def windows(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
+        """A log-mel (..., T) in the windows that attention sees, in order."""
+        limit, n_columns = self.window_columns, x.shape[-1]
+        if limit is None or n_columns <= limit + 1:
+            return (x,)
+        n_windows = math.ceil(n_columns / limit)
+        return x.split(math.ceil(n_columns / n_windows / _STRIDE) * _STRIDE, dim=-1)
 
-
-def check_length(n_columns: int) -> None:
-    """Refuse clips that attention would take too much time and memory for."""
-    if n_columns > MAX_COLUMNS:
-        raise InvalidInputError(
-            f"the 'cvt' encoder attends over a whole scene, which costs time and memory quadratic in "
-            f"its length, so scenes are limited to {MAX_COLUMNS // 6000} minutes, got "
-            f"{n_columns / 6000:.1f}: use segments, or timestamp embeddings"
-        )
+    def pooled(self, windows: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Features of the last stage (B, C, M, T_i), of one window or more, to (B, D)."""
+        mean = peak = None
+        n_steps = 0
+        for x in windows:
+            rows, dims = (flatten_mel_major(x), (1,)) if self.pool == "mean+max" else (x, (2, 3))
+            n_steps += x.shape[3]
+            own_mean, own_peak = rows.mean(dim=dims), rows.amax(dim=dims)
+            mean = own_mean if mean is None else mean + x.shape[3] / n_steps * (own_mean - mean)
+            peak = own_peak if peak is None else torch.maximum(peak, own_peak)
+        assert mean is not None
+        assert peak is not None
+        return {"mean": mean, "max": peak}.get(self.pool, mean + peak)
 
 
 def _depth(state: Mapping[str, torch.Tensor], stage: int) -> int:

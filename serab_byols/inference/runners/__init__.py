@@ -1,10 +1,11 @@
 """Runners: an encoder's arithmetic for inference, made anew for every call.
 
 Batch norm is folded into convolutions, activations are channels-last, ReLU comes after pooling where the
-two commute, and batches are cut so that activations stay in the cache. Nothing is kept between calls, so
-no update of the weights can be missed. Weights are detached, since autocast keeps its copies of
-parameters that require gradients until it ends. The caller's module is only read, so threads may
-share it.
+two commute, and batches are cut so that activations stay in the cache. Between calls only the folded weights
+are kept, and compared with the model's before they are used again
+(:mod:`~serab_byols.inference.runners.prepared_weights`), so no update of the weights can be missed. Weights
+are detached, since autocast keeps its copies of parameters that require gradients until it ends. The caller's
+module is only read, so threads may share it.
 """
 
 from __future__ import annotations

@@ -10,13 +10,8 @@ import torch.nn.functional as F
 from serab_byols.encoders import AudioNTT
 from serab_byols.encoders.encoder import mean_max
 from serab_byols.inference.overlapping_frames import OverlappingFrames
-from serab_byols.inference.runners.runner import (
-    PooledRunner,
-    as_image,
-    fold_batch_norm,
-    max_pool_2x2,
-    mel_major,
-)
+from serab_byols.inference.runners.prepared_weights import fold_batch_norm
+from serab_byols.inference.runners.runner import PooledRunner, as_image, max_pool_2x2, mel_major
 from serab_byols.inference.runners.shared_steps import embed_in_groups, shared_steps
 
 CONVOLVED_COLUMNS = 1000

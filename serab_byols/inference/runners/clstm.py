@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from serab_byols.encoders import CLSTM
 from serab_byols.inference.overlapping_frames import OverlappingFrames
+from serab_byols.inference.runners.prepared_weights import fold_batch_norm
 from serab_byols.inference.runners.runner import (
     ConvolutionRunner,
-    fold_batch_norm,
     max_pool_2x2,
     mel_major,
     one_channel_convolution,

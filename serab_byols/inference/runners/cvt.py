@@ -15,9 +15,9 @@ from serab_byols.encoders.cvt import (
     Attention,
     ChannelNorm,
     FeedForward,
-    check_length,
 )
-from serab_byols.inference.runners.runner import Runner, as_image, channels_last, fold_batch_norm
+from serab_byols.inference.runners.prepared_weights import channels_last_weight, fold_batch_norm
+from serab_byols.inference.runners.runner import Runner, as_image
 
 
 class CvTRunner(Runner):
@@ -28,15 +28,18 @@ class CvTRunner(Runner):
 
     def __init__(self, encoder: CvT) -> None:
         self._stages = [_Stage(stage) for stage in encoder.layers]
-        self._pooled = encoder.pooled
+        self._windows, self._pooled = encoder.windows, encoder.pooled
         self._dtype = next(encoder.parameters()).dtype
 
     def run(self, log_mel: torch.Tensor) -> torch.Tensor:
-        check_length(log_mel.shape[2])
+        return self._pooled(map(self._last_stage, self._windows(log_mel)))
+
+    def _last_stage(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """(b, C, 4, T / 16) of (b, 64, T)."""
         x = as_image(log_mel, self._dtype)
         for stage in self._stages:
             x = stage(x)
-        return self._pooled(x)
+        return x
 
 
 class _Stage:
@@ -45,7 +48,7 @@ class _Stage:
     def __init__(self, stage: Any) -> None:
         embedding, norm, transformer = stage
         self.stride, self.padding = embedding.stride, embedding.padding
-        self.weight, self.bias = channels_last(embedding.weight.detach()), embedding.bias.detach()
+        self.weight, self.bias = channels_last_weight(embedding)
         self.norm = _Norm(norm)
         self.layers = [
             (_Norm(attend.norm), _Attention(attend.fn), _Norm(feed.norm), _FeedForward(feed.fn))

@@ -10,9 +10,8 @@ from torch import nn
 
 from serab_byols.encoders import Resnetish34
 from serab_byols.encoders.resnetish import BasicBlock
-from serab_byols.inference.runners.runner import PooledRunner, as_image, fold_batch_norm, mel_major
-
-Folded = tuple[torch.Tensor, torch.Tensor]
+from serab_byols.inference.runners.prepared_weights import Folded, fold_batch_norm
+from serab_byols.inference.runners.runner import PooledRunner, as_image, mel_major
 
 
 class Resnetish34Runner(PooledRunner):

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from serab_byols.encoders.layer_geometry import in_chunks
 from serab_byols.inference.overlapping_frames import OverlappingFrames
@@ -84,28 +83,6 @@ class PooledRunner(ConvolutionRunner):
         assert total is not None
         assert peak is not None
         return total / n_steps + peak
-
-
-def fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (channels-last) and bias of a convolution with the batch norm that follows it.
-
-    In eval mode batch norm is y = (x - mean) / sqrt(var + eps) * gain + shift with constants, an
-    affine map of each channel, so it merges exactly into the convolution's weight and bias.
-    """
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()
-    bias = norm.bias.float() - norm.running_mean.float() * scale
-    if convolution.bias is not None:
-        bias = bias + convolution.bias.float() * scale
-    weight = convolution.weight.float() * scale[:, None, None, None]
-    dtype = convolution.weight.dtype
-    return channels_last(weight.to(dtype)), bias.to(dtype)
-
-
-def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """The same values, channels innermost in memory, which CPU convolutions and pooling prefer."""
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def as_image(log_mel: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
