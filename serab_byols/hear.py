@@ -20,7 +20,7 @@ def get_scene_embeddings(audio: AudioBatch, model: ByolsModel) -> torch.Tensor:
     """One embedding per clip.
 
     The model is used in eval mode and left as it was. With ``normalization`` ``"clip"`` or fixed
-    numbers an embedding depends on its clip alone.
+    numbers an embedding depends on its clip alone. Attention of ``cvt`` sees windows of at most ten minutes.
 
     Args:
         audio: (n_clips, n_samples), or a list of (n_samples,) of any lengths: float tensors or

@@ -143,7 +143,7 @@ class ByolsModel(nn.Module):
         differentiable, and computed in the mode that the model is in. In eval mode (which ``load_model``
         returns) clips do not influence each other, and long ones go through the encoder in chunks, with
         the features of the whole; under ``torch.no_grad()`` memory then grows by the result alone, and for
-        ``clstm`` by the convolutions' features.
+        ``clstm`` by the convolutions' features. For ``cvt`` attention sees windows of at most ten minutes.
 
         Args:
             waveform: (B, n), floating point, nominally in [-1, 1], at ``sample_rate``.
@@ -155,8 +155,7 @@ class ByolsModel(nn.Module):
             and the times (T,) in milliseconds, float32, at which the steps are centred.
 
         Raises:
-            InvalidInputError: as for ``model(waveform)``; a layer that the encoder does not have; more than
-                ten minutes for ``cvt``.
+            InvalidInputError: as for ``model(waveform)``; a layer that the encoder does not have.
 
         Example:
             >>> model = serab_byols.load_model()

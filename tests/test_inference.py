@@ -8,7 +8,6 @@ from parity_data import VARIANTS, assert_close_to_peak, encoder_input, recipe_mo
 
 from serab_byols import get_scene_embeddings, get_timestamp_embeddings, load_model, save_checkpoint
 from serab_byols.encoders import ENCODERS
-from serab_byols.encoders.cvt import MAX_COLUMNS
 from serab_byols.errors import InvalidInputError
 from serab_byols.inference.frame_grid import FrameGrid
 from serab_byols.inference.runners import PooledRunner, Runner, make_runner
@@ -218,11 +217,6 @@ def test_autocast_is_the_callers_choice(narrow, name):
     assert not torch.equal(embedding, expected)
     assert_close_to_peak(embedding, expected, 5e-2)
     assert_close_to_peak(forward, expected, 5e-2)
-
-
-def test_a_scene_too_long_for_attention_is_refused_before_memory_runs_out(narrow):
-    with pytest.raises(InvalidInputError, match=r"quadratic.*limited to 10 minutes, got 10\.0"):
-        make_runner(narrow("cvt"))(torch.zeros(1, 64, MAX_COLUMNS + 1))
 
 
 # --- frames that share features -----------------------------------------------------------------

@@ -204,6 +204,3 @@ def test_what_cannot_be_had_is_refused(narrow):
     other.encoder.feature_layers = {}  # as of an encoder that does not have any
     with pytest.raises(InvalidInputError, match="it has none with features"):
         other.features(clips(8000))
-    encoder = narrow("cvt").encoder
-    with pytest.raises(InvalidInputError, match="limited to 10 minutes"):
-        next(encoder.global_layers(torch.zeros(1, 1, 64, 60_002), None))

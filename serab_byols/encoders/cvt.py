@@ -29,8 +29,8 @@ POOLS = ("mean+max", "mean", "max")
 NORM_EPS = 1e-5
 TINY = 1e-30
 WINDOW_COLUMNS = 60000
-"""Ten minutes, a multiple of every stride. Attention is quadratic in the number of positions: over an hour it would
-cost 36 times as much. So longer scenes go through in windows of equal length."""
+"""Ten minutes, a multiple of every stride. Attention is quadratic in the number of positions: over an hour it
+would cost 36 times as much. So longer scenes go through in windows of equal length."""
 
 _STRIDE = math.prod(STRIDES)
 _STAGES = ("stage1", "stage2", "stage3")
@@ -148,13 +148,13 @@ class CvT(Encoder):
         pool: ``"mean+max"`` over time, mel bands kept apart (published; D = 4 * channels), or
             ``"mean"`` or ``"max"`` over mel and time (D = channels). The weights are the same.
 
-    A scene of more than ten minutes is cut into as few windows of equal length as are shorter than that, the
-    last perhaps a little shorter. Attention sees a window; means and maxima are those over all windows. This
-    approximates attention over the whole scene, as does every cut into segments.
+    A scene of more than ten minutes is cut into as few windows as may be of at most ten minutes, all of one
+    length but the last, which may be a little shorter. Attention sees one window; mean and maximum are
+    those over the steps of all windows. It is an approximation of attention over the whole scene.
 
     Attributes:
-        window_columns: log-mel columns that a window has at most; scenes of one more are not cut either, since
-            ten minutes have that many. None: scenes are never cut.
+        window_columns: log-mel columns from one window to the next, at most, a multiple of 16; the last window
+            has one more, as every clip. None: scenes are never cut.
     """
 
     name = "cvt"
@@ -245,11 +245,12 @@ class CvT(Encoder):
 
     def windows(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
         """A log-mel (..., T) in the windows that attention sees, in order."""
-        limit, n_columns = self.window_columns, x.shape[-1]
-        if limit is None or n_columns <= limit + 1:
+        limit, n_hops = self.window_columns, x.shape[-1] - 1
+        if limit is None or n_hops <= limit:
             return (x,)
-        n_windows = math.ceil(n_columns / limit)
-        return x.split(math.ceil(n_columns / n_windows / _STRIDE) * _STRIDE, dim=-1)
+        n_windows = math.ceil(n_hops / limit)
+        size = math.ceil(n_hops / n_windows / _STRIDE) * _STRIDE
+        return x.tensor_split([size * k for k in range(1, n_windows)], dim=-1)
 
     def pooled(self, windows: Iterable[torch.Tensor]) -> torch.Tensor:
         """Features of the last stage (B, C, M, T_i), of one window or more, to (B, D)."""

@@ -114,6 +114,8 @@ class ConvolutionFrontend(nn.Module):
 
 def _traceable(encoder: Encoder) -> nn.Module:
     """A module that computes what the encoder's ``encode`` does; modified encoders run their own code."""
+    if isinstance(encoder, CvT):
+        encoder.window_columns = None  # windows depend on the length, which a tracer would freeze
     if type(encoder) is CvT and is_unmodified(encoder):
         for module in encoder.modules():
             if isinstance(module, PreNorm) and isinstance(module.fn, Attention):

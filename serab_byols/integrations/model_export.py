@@ -17,9 +17,9 @@ import torch.fx.experimental._config
 from serab_byols._version import __version__
 from serab_byols.atomic_write import atomic_write
 from serab_byols.checkpoint import weights_sha256
-from serab_byols.encoders import unwrapped
+from serab_byols.encoders import CvT, unwrapped
 from serab_byols.errors import InvalidInputError, MissingExtraError, missing_extra
-from serab_byols.frontend import RECIPE
+from serab_byols.frontend import HOP_SAMPLES, RECIPE
 from serab_byols.integrations.export_graph import ExportGraph
 from serab_byols.model import ByolsModel
 
@@ -33,7 +33,7 @@ def export_model(model: ByolsModel, path: str | os.PathLike[str]) -> Path:
     """Write a model for other runtimes: waveform (batch, samples) float32 to embedding (batch, D).
 
     Front end, normalisation and the padding of short clips are inside; batch and length are free. Numbers
-    are those of ``get_scene_embeddings``. The file says what it holds (:func:`metadata`) and
+    are those of ``get_scene_embeddings`` (of ``cvt`` up to ten minutes, beyond which the graph knows no windows). The file says what it holds (:func:`metadata`) and
     appears whole or not at all.
 
     Args:
@@ -106,6 +106,7 @@ def metadata(model: ByolsModel) -> dict[str, str]:
         "sample_rate_hz": model.sample_rate,
         "embedding_size": model.embedding_size,
         "min_samples": model.min_samples,
+        "max_samples": _max_samples(model),
         "encoder": model.encoder.name,
         "encoder_config": model.encoder.config,
         "frontend": RECIPE,
@@ -116,6 +117,14 @@ def metadata(model: ByolsModel) -> dict[str, str]:
         "written_by": f"serab_byols {__version__}",
     }
     return {key: fact if isinstance(fact, str) else json.dumps(fact) for key, fact in facts.items()}
+
+
+def _max_samples(model: ByolsModel) -> int | None:
+    """The longest waveform that the graph embeds as ``get_scene_embeddings`` does; None: any length."""
+    encoder = unwrapped(model.encoder)
+    if not isinstance(encoder, CvT) or encoder.window_columns is None:
+        return None
+    return (encoder.window_columns + 1) * HOP_SAMPLES - 1  # of so many columns and one
 
 
 def _write_program(model: ByolsModel, path: Path) -> None:

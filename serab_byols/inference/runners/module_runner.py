@@ -12,7 +12,7 @@ from torch import nn
 from serab_byols.encoders import Encoder, create_encoder
 from serab_byols.inference.runners.runner import Runner
 
-_METHODS = ("forward", "encode", "step_features", "pooled")
+_METHODS = ("forward", "encode", "step_features", "windows", "pooled")
 """Set on the instance, they override the class."""
 
 
