@@ -23,7 +23,7 @@ from serab_byols import embed_file, get_scene_embeddings, load_model
 from serab_byols.checkpoint import weights_sha256
 from serab_byols.cli import main
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, EXIT_USAGE
-from serab_byols.encoders import ENCODERS
+from serab_byols.encoders import ENCODERS, CvT
 from serab_byols.errors import InvalidInputError, MissingExtraError
 from serab_byols.frontend import LogMelFrontend, create_frontend
 from serab_byols.integrations import model_export
@@ -32,6 +32,7 @@ from serab_byols.integrations.model_export import (
     METADATA_FILE,
     export_model,
     export_program,
+    metadata,
     torch_can_export,
 )
 from serab_byols.normalization import Statistics
@@ -141,6 +142,22 @@ def test_a_modified_encoder_is_exported_with_what_it_does(narrow, tmp_path):
     embed = program_embeddings(export_model(model, tmp_path / "model.pt2"))
     clips = torch.from_numpy(voice(5, 0.5))[None]
     assert largest_difference(embed(clips), get_scene_embeddings(clips, model)) < TOLERANCE
+
+
+def test_a_graph_knows_no_windows_and_says_up_to_where_none_are_needed(narrow, monkeypatch):
+    model = narrow("cvt", normalization="clip")
+    assert metadata(model)["max_samples"] == "9600159"  # ten minutes and what the next column lacks
+    assert metadata(narrow())["max_samples"] == "null"
+    monkeypatch.setattr(CvT, "window_columns", 48)
+    n_samples = int(metadata(model)["max_samples"])
+    graph, clips = ExportGraph(model), torch.from_numpy(voice(0, 2.0))[None, : n_samples + 1]
+    for clip, is_same in ((clips[:, :n_samples], True), (clips, False)):
+        embedding = get_scene_embeddings(clip, model)
+        assert (largest_difference(graph(clip), embedding) < TOLERANCE) is is_same
+    monkeypatch.setattr(CvT, "window_columns", None)
+    assert largest_difference(graph(clips), get_scene_embeddings(clips, model)) < TOLERANCE
+    assert model.encoder.window_columns is None  # that of the class: the model itself was not changed
+    assert "window_columns" not in vars(model.encoder)
 
 
 def test_half_precision_is_exported_as_float32(narrow, tmp_path):
