@@ -36,7 +36,8 @@ class Clock:
             self.now_s += waiting_s
             speed.batch_arrived()
             self.now_s += computing_s
-            speed.step_done()
+            speed.step_issued()
+            speed.steps_done()
 
 
 @pytest.fixture
@@ -142,6 +143,20 @@ def test_the_speed_is_that_of_a_typical_step():
     clock.run(speed, 1, waiting_s=0.5, computing_s=1.5)
     assert speed.is_known
     assert (speed.step_s, speed.last_step_s, speed.waiting) == (2.0, 2.0, 0.25)
+
+
+def test_steps_that_a_device_does_later_are_measured_together():
+    clock = Clock()
+    speed = TrainingSpeed(clock)
+    clock.run(speed, 1, waiting_s=5, computing_s=5)
+    for _ in range(4):  # the host waits for audio, issues the step, and goes on
+        clock.now_s += 1
+        speed.batch_arrived()
+        clock.now_s += 0.5
+        speed.step_issued()
+    clock.now_s += 6  # until the device has done them
+    speed.steps_done()
+    assert (speed.last_step_s, speed.step_s, speed.waiting) == (3.0, 3.0, 4 / 12)
 
 
 def test_slow_steps_are_measured_sooner():

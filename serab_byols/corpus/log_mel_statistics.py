@@ -8,6 +8,7 @@ pretraining predicts them.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 
@@ -31,7 +32,7 @@ def log_mel_statistics(log_mel: torch.Tensor) -> torch.Tensor:
     Returns:
         (B, 588) in the same precision; the differences of a single column count as zero.
     """
-    cosines = _cosines().to(log_mel)
+    cosines = _cosines(log_mel.dtype, log_mel.device)
     rows = torch.cat([log_mel, cosines @ log_mel], dim=1)  # (B, 84, T)
     changes = rows.diff(dim=2) if rows.shape[2] > 1 else torch.zeros_like(rows)
     ordered = rows.sort(dim=2).values
@@ -49,10 +50,12 @@ def log_mel_statistics(log_mel: torch.Tensor) -> torch.Tensor:
     return torch.cat(statistics, dim=1)
 
 
-def _cosines() -> torch.Tensor:
+@lru_cache(maxsize=8)  # a copy to a GPU would wait for it
+@torch.inference_mode(False)
+def _cosines(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """The first rows (20, 64) of the orthonormal discrete cosine transform, type II."""
     mel = torch.arange(N_MELS, dtype=torch.float64) + 0.5
     order = torch.arange(N_MFCC, dtype=torch.float64)[:, None]
     matrix = torch.cos(math.pi / N_MELS * order * mel) * math.sqrt(2 / N_MELS)
     matrix[0] /= math.sqrt(2)
-    return matrix
+    return matrix.to(device, dtype)

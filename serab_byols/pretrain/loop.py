@@ -11,7 +11,8 @@ import torch
 from serab_byols.errors import CheckpointError, DivergedError
 from serab_byols.pretrain.byol import relative_spread
 from serab_byols.pretrain.crops import CropReader, crop_batches
-from serab_byols.pretrain.distributed import averaged, own_share, synchronize_batch_norms
+from serab_byols.pretrain.device_transfers import UnreadNumbers, steps_between_reads, to_device
+from serab_byols.pretrain.distributed import own_share, synchronize_batch_norms
 from serab_byols.pretrain.machine import Machine
 from serab_byols.pretrain.network import PretrainNetwork
 from serab_byols.pretrain.outputs import Outputs
@@ -80,6 +81,7 @@ def train(
 
     n_collapsed, speed = 0, TrainingSpeed()
     says_estimate = reporting.shows_progress
+    first, unread, read_every = done, UnreadNumbers(), steps_between_reads(fabric.device)
     with (
         StopSignals() as signals,
         closing(crop_batches(reader, share, done, config.steps)) as batches,
@@ -90,7 +92,9 @@ def train(
             draws = Draws(config.seed, step, share, fabric.device)
             torch.manual_seed(mixed_seed(config.seed, share.n_processes * step + share.rank))  # for dropout
             with fabric.autocast():
-                losses, embedding = model(fabric.to_device(waveforms), fabric.to_device(clips), draws)
+                losses, embedding = model(
+                    to_device(waveforms, fabric.device), to_device(clips, fabric.device), draws
+                )
             loss = torch.stack(list(losses.values())).sum()
             if network.byol is not None:
                 # Between forward and backward pass, as BYOL-S did: the target is one step behind.
@@ -102,30 +106,34 @@ def train(
             optimizer.step()
             done = step + 1
 
-            # All numbers at once: one exchange between the processes and one wait for the device per
-            # step. Clocks differ between processes, and not each gets the signal.
-            wants_stop = torch.tensor(float(signals.received or time.monotonic() > end_s))
-            numbers = [loss, *losses.values(), relative_spread(embedding), wants_stop.to(fabric.device)]
-            *values, stopping = averaged(torch.stack(numbers).detach()).tolist()
-            metrics = dict(zip(("loss", *losses, "spread"), values))
-
-            speed.step_done()
-            if is_main:
-                crops_per_s = f"{config.batch_size / speed.last_step_s:.1f}"
-                row = {"step": step, **metrics, "lr": config.lr_at(step), "crops_per_s": crops_per_s}
-                append_row(outputs.log, row)
-            progress.update(loss=f"{metrics['loss']:.4f}", spread=f"{metrics['spread']:.3f}")
+            unread.add(step, {"loss": loss, **losses, "spread": relative_spread(embedding)})
+            speed.step_issued()
+            saves = done == config.steps or done % machine.checkpoint_steps == 0
+            wants_stop = signals.received or time.monotonic() > end_s
+            # Clocks differ between processes, and not each gets the signal: several stop where all of them read.
+            # The first step is read by itself, since it says little of how long the others take.
+            stops_here = wants_stop and share.n_processes == 1
+            if not (saves or stops_here or done - first == 1 or done % read_every == 0):
+                continue
+            rows, stopping = unread.read(wants_stop)
+            speed.steps_done()
+            for row_step, metrics in rows:
+                if is_main:
+                    crops_per_s = f"{config.batch_size / speed.last_step_s:.1f}"
+                    facts = {"lr": config.lr_at(row_step), "crops_per_s": crops_per_s}
+                    append_row(outputs.log, {"step": row_step, **metrics, **facts})
+                progress.update(loss=f"{metrics['loss']:.4f}", spread=f"{metrics['spread']:.3f}")
+                n_collapsed = n_collapsed + 1 if metrics["spread"] < COLLAPSED_SPREAD else 0
+                if n_collapsed == _COLLAPSED_STEPS:
+                    reporting.message(_collapse_warning(row_step + 1))
+                if not metrics["loss"] < float("inf"):
+                    raise DivergedError(
+                        f"the loss became {metrics['loss']} at step {row_step + 1}: try a lower learning rate"
+                    )
             if says_estimate and speed.is_known and done < config.steps:
                 reporting.message(estimate(speed, config.steps - done, config, machine))
                 says_estimate = False
-            n_collapsed = n_collapsed + 1 if metrics["spread"] < COLLAPSED_SPREAD else 0
-            if n_collapsed == _COLLAPSED_STEPS:
-                reporting.message(_collapse_warning(done))
-            if not metrics["loss"] < float("inf"):
-                raise DivergedError(
-                    f"the loss became {metrics['loss']} at step {done}: try a lower learning rate"
-                )
-            if stopping or done == config.steps or done % machine.checkpoint_steps == 0:
+            if stopping or saves:
                 _check_weights(network, done)
                 if is_main:
                     state = {
@@ -151,5 +159,5 @@ def _collapse_warning(step: int) -> str:
 
 def _check_weights(network: PretrainNetwork, step: int) -> None:
     """The loss was that of the weights before this step."""
-    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+    if not torch.stack([parameter.isfinite().all() for parameter in network.parameters()]).all():
         raise DivergedError(f"the weights became infinite or NaN at step {step}: try a lower learning rate")

@@ -28,6 +28,8 @@ _MANY_CROPS = 64
 class TrainingSpeed:
     """Measures the steps of a training, and what share of their time is waiting for audio.
 
+    A device may still be busy with steps that were issued; they are measured together once it has done them.
+
     Args:
         clock: gives seconds.
     """
@@ -36,21 +38,29 @@ class TrainingSpeed:
         self._clock = clock
         self._steps_s: list[float] = []
         self._waits_s: list[float] = []
-        self._last_s = self._arrived_s = clock()
+        self._last_s = self._free_s = clock()
+        self._n_issued, self._waited_s = 0, 0.0
 
     def batch_arrived(self) -> None:
         """The step has its audio."""
-        self._arrived_s = self._clock()
+        self._waited_s += self._clock() - self._free_s
 
-    def step_done(self) -> None:
-        """The step is done, and the wait for the next one's audio begins."""
-        now_s = self._clock()
-        self._waits_s.append(self._arrived_s - self._last_s)
-        self._steps_s.append(now_s - self._last_s)
-        self._last_s = now_s
+    def step_issued(self) -> None:
+        """The step is under way, and the wait for the next one's audio begins."""
+        self._n_issued += 1
+        self._free_s = self._clock()
+
+    def steps_done(self) -> None:
+        """All steps that were issued are done."""
+        now_s, n = self._clock(), self._n_issued
+        self._waits_s += [self._waited_s / n] * n
+        self._steps_s += [(now_s - self._last_s) / n] * n
+        self._last_s = self._free_s = now_s
+        self._n_issued, self._waited_s = 0, 0.0
 
     @property
     def last_step_s(self) -> float:
+        """Of the steps that were done last, each."""
         return self._steps_s[-1]
 
     @property

@@ -13,6 +13,7 @@ from torch import nn
 
 from serab_byols.frontend import N_MELS, create_frontend
 from serab_byols.pretrain.config import PretrainConfig
+from serab_byols.pretrain.device_transfers import to_device
 from serab_byols.pretrain.distributed import Share, gather
 from serab_byols.pretrain.resize import bicubic_matrix
 from serab_byols.pretrain.running_norm import Counting, RunningNorm, standardize_together
@@ -38,7 +39,7 @@ class Draws:
         return self._own(torch.randn(self._share.n_all, *shape, generator=self._generator))
 
     def _own(self, drawn: torch.Tensor) -> torch.Tensor:
-        return drawn[self._share.rows].to(self._device)
+        return to_device(drawn[self._share.rows], self._device)
 
 
 def mixed_seed(seed: int, step: int) -> int:
