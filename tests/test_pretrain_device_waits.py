@@ -8,11 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import NARROW_CONFIGS
 from sounds import voice, write
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from serab_byols.corpus.log_mel_statistics import log_mel_statistics
 from serab_byols.encoders import ENCODERS, create_encoder
 from serab_byols.errors import DivergedError
-from serab_byols.pretrain import Machine, PretrainConfig, device_transfers, loop, pretrain
+from serab_byols.pretrain import Machine, PretrainConfig, device_transfers, loop, pretrain, views
+from serab_byols.pretrain.byol import PROJECTION_SIZE, Head
 from serab_byols.pretrain.crops import CropReader, Crops, find_clips
 from serab_byols.pretrain.device_transfers import UnreadNumbers, steps_between_reads, to_device
 from serab_byols.pretrain.hybrid import ClipFeatures, CropStatistics
@@ -24,6 +28,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = PretrainConfig(encoder_config={"d": 4}, crop_s=0.3, batch_size=4, mixup_memory=8, steps=10)
 EVERYTHING = {"silence_probability": 0.5, "fader_gain": 0.3, "equalizer_gain": 0.1, "post_norm": True}
+
+
+@pytest.fixture(autouse=True)
+def narrow_heads(monkeypatch):
+    monkeypatch.setattr(Head.__init__, "__defaults__", (PROJECTION_SIZE, 32))
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +87,37 @@ class MetaFabric:
         loss.backward()
 
 
+class Copies(TorchDispatchMode):
+    """Notes copies of host memory to the device, other than those of ``to_device``."""
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.noted, self.allowed = [], False
+        for module in (loop, views):
+            monkeypatch.setattr(module, "to_device", self.to_device)
+
+    def to_device(self, x, device):
+        self.allowed = True
+        moved = to_device(x, device)
+        self.allowed = False
+        return moved
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        is_copy = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        source = args[1] if func is torch.ops.aten.copy_.default else args[0] if args else None
+        if is_copy and result.is_meta and not source.is_meta and not self.allowed:
+            self.noted.append(func)
+        return result
+
+
 def train_on_meta(folder, tmp_path, monkeypatch, config, features=None, teacher=None):
     """Six steps; returns how many steps were read together when the loop asked for it."""
-    asked = []
+    asked, copies = [], Copies(monkeypatch)
 
     def read(self, flag):
+        if not asked:
+            copies.noted.clear()  # the teacher, which moves in the first step
         asked.append(len(self))
         rows = [(step, dict.fromkeys(names, 1.0)) for step, names in self._steps]
         assert all(numbers.is_meta for numbers in self._numbers)
@@ -96,19 +131,23 @@ def train_on_meta(folder, tmp_path, monkeypatch, config, features=None, teacher=
     MetaFabric.strategy.precision = SimpleNamespace(state_dict=dict)
     network = PretrainNetwork(config, 20, features, teacher)
     reader = CropReader(Crops(find_clips([str(folder)], print), config.n_samples, 4, 0), 10**8, print)
-    loop.train(
-        MetaFabric(), network, reader, Machine(), Outputs(tmp_path / "a.safetensors"), {}, None, SILENT
-    )
+    network.to("meta")
+    log_mel_statistics(torch.empty(1, 64, 3, device="meta"))  # copies its cosines, once
+    with copies:
+        loop.train(
+            MetaFabric(), network, reader, Machine(), Outputs(tmp_path / "a.safetensors"), {}, None, SILENT
+        )
+    assert copies.noted == []
     return asked
 
 
 @pytest.mark.parametrize("name", list(ENCODERS))
-def test_a_step_reads_nothing(folder, tmp_path, monkeypatch, name):
+def test_a_step_reads_nothing(folder, tmp_path, monkeypatch, narrow, name):
     """With every loss and every augmentation; statistics and memory are learnt in all steps."""
-    size = {"d": 4} if name == "default" else {}
+    size = NARROW_CONFIGS.get(name, {})
     weights = {"hybrid_weight": 1.0, "teacher_weight": 1.0, "teacher_time_step_weight": 1.0}
     config = replace(SMALL, encoder=name, encoder_config=size, steps=6, **weights, **EVERYTHING)
-    teacher = create_encoder("default", d=4)
+    teacher = create_encoder("default", d=8)
     asked = train_on_meta(folder, tmp_path, monkeypatch, config, CropStatistics(), teacher)
     assert asked == [1, 5, "weights"]
     assert len(rows_of(tmp_path / "a.safetensors")) == 6
@@ -123,6 +162,13 @@ def test_a_step_with_features_of_a_table_reads_nothing(folder, tmp_path, monkeyp
 def test_a_read_would_be_seen(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "relative_spread", lambda embedding: torch.tensor(float(embedding.mean())))
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        train_on_meta(folder, tmp_path, monkeypatch, replace(SMALL, steps=6))
+
+
+def test_a_copy_would_be_seen(folder, tmp_path, monkeypatch):
+    original = loop.relative_spread
+    monkeypatch.setattr(loop, "relative_spread", lambda x: original(x) * torch.ones(1).to("meta")[0])
+    with pytest.raises(AssertionError, match="aten._to_copy"):
         train_on_meta(folder, tmp_path, monkeypatch, replace(SMALL, steps=6))
 
 
