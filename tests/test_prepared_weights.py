@@ -5,6 +5,7 @@ import gc
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def n_folded(monkeypatch):
 def layer_pairs(model):
     """Every convolution with the batch norm after it."""
     layers = [module for module in model.encoder.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
-    return [(conv, norm) for conv, norm in zip(layers, layers[1:]) if isinstance(norm, nn.BatchNorm2d)]
+    return [(conv, norm) for conv, norm in pairwise(layers) if isinstance(norm, nn.BatchNorm2d)]
 
 
 def expected(model):
@@ -217,7 +218,8 @@ def test_never_stale_after_a_change_of_type_and_back(narrow, dtype):
     model = narrow("resnetish34")
     before = get_scene_embeddings(CLIP, model)
     model.to(dtype)
-    assert_close_to_peak(get_scene_embeddings(CLIP, model), expected(model), 3e-2 if dtype.itemsize < 4 else 1e-5)
+    tolerance = 3e-2 if dtype.itemsize < 4 else 1e-5
+    assert_close_to_peak(get_scene_embeddings(CLIP, model), expected(model), tolerance)
     model.float()
     assert_close_to_peak(get_scene_embeddings(CLIP, model), before, 3e-2)
 
@@ -280,8 +282,8 @@ def test_nan_in_the_weights_is_seen_and_leaves_again(narrow):
 
 def test_modules_know_nothing_of_it(narrow):
     model = narrow("resnetish34")
-    entries, size = {key: id(value) for key, value in vars(model.encoder.conv1).items()}, len(pickle.dumps(model))
-    keys = list(model.state_dict())
+    entries = {key: id(value) for key, value in vars(model.encoder.conv1).items()}
+    keys, size = list(model.state_dict()), len(pickle.dumps(model))
     get_scene_embeddings(CLIP, model)
     assert {key: id(value) for key, value in vars(model.encoder.conv1).items()} == entries
     assert len(pickle.dumps(model)) == size

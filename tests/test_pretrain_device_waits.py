@@ -71,7 +71,7 @@ def reads(monkeypatch):
 
 
 class MetaFabric:
-    """What the loop uses of Lightning Fabric, on a device whose tensors have no values: to read one raises."""
+    """What the loop uses of Lightning Fabric, on a device whose tensors have no values to read."""
 
     is_global_zero, device = True, torch.device("meta")
     autocast = staticmethod(nullcontext)
@@ -168,7 +168,7 @@ def test_a_read_would_be_seen(folder, tmp_path, monkeypatch):
 def test_a_copy_would_be_seen(folder, tmp_path, monkeypatch):
     original = loop.relative_spread
     monkeypatch.setattr(loop, "relative_spread", lambda x: original(x) * torch.ones(1).to("meta")[0])
-    with pytest.raises(AssertionError, match="aten._to_copy"):
+    with pytest.raises(AssertionError, match=r"aten\._to_copy"):
         train_on_meta(folder, tmp_path, monkeypatch, replace(SMALL, steps=6))
 
 

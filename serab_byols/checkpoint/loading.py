@@ -37,9 +37,9 @@ def load_model(
             file, the state dict of an encoder or of a whole :class:`ByolsModel`, a name that
             ``serab-byols list`` shows, or ``hf://owner/name`` or ``hf://owner/name@revision`` on the Hugging
             Face Hub (extra ``hub``); empty for the weights of this package.
-        model_name: ``"default"``, ``"resnetish34"``, ``"clstm"`` or ``"cvt"``. Without a checkpoint, the bundled
-            weights of this encoder are loaded; with one it is only a check, since the file says which
-            encoder it holds.
+        model_name: ``"default"``, ``"resnetish34"``, ``"clstm"`` or ``"cvt"``. Without a checkpoint, the
+            bundled weights of this encoder are loaded; with one it is only a check, since the file says
+            which encoder it holds.
         normalization: ``"auto"``, ``"clip"``, ``"batch"``, ``"hear2021"`` or (mean, std); see
             :mod:`serab_byols.normalization`. ``"auto"`` is the mean and std in the file or, for published
             weights loaded by name, those that ``serab-byols list`` shows; else ``"clip"``.

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from serab_byols.encoders.encoder import Encoder, flatten_mel_major, is_size, mean_max
+from serab_byols.encoders.encoder import Encoder, flatten_mel_major, is_size
 from serab_byols.encoders.layer_geometry import WHOLE_CLIP, Operation, layers_along
 from serab_byols.errors import InvalidInputError
 from serab_byols.frontend import N_MELS
@@ -153,8 +153,8 @@ class CvT(Encoder):
     those over the steps of all windows. It is an approximation of attention over the whole scene.
 
     Attributes:
-        window_columns: log-mel columns from one window to the next, at most, a multiple of 16; the last window
-            has one more, as every clip. None: scenes are never cut.
+        window_columns: log-mel columns from one window to the next, at most, a multiple of 16; the last
+            window has one more, as every clip. None: scenes are never cut.
     """
 
     name = "cvt"

@@ -33,8 +33,9 @@ def export_model(model: ByolsModel, path: str | os.PathLike[str]) -> Path:
     """Write a model for other runtimes: waveform (batch, samples) float32 to embedding (batch, D).
 
     Front end, normalisation and the padding of short clips are inside; batch and length are free. Numbers
-    are those of ``get_scene_embeddings`` (of ``cvt`` up to ten minutes, beyond which the graph knows no windows). The file says what it holds (:func:`metadata`) and
-    appears whole or not at all.
+    are those of ``get_scene_embeddings``, for ``cvt`` up to ten minutes, beyond which that function cuts
+    scenes into windows and a graph does not. The file says what it holds (:func:`metadata`) and appears whole
+    or not at all.
 
     Args:
         model: with a ``normalization`` that depends on the clip alone.

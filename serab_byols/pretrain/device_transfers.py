@@ -1,8 +1,8 @@
 """Batches to the device and losses back, without a wait for the device in every step.
 
 A GPU works through a queue. To read a number is to wait until the queue is empty, and nothing is added to it
-meanwhile; so is an ordinary copy to the device. Losses are therefore read every few steps, with one wait, and copies
-start from pinned memory.
+meanwhile; so is an ordinary copy to the device. Losses are therefore read every few steps, with one wait,
+and copies start from pinned memory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class UnreadNumbers:
         self._numbers.append(torch.stack(list(numbers.values())).detach())
 
     def read(self, flag: bool) -> tuple[list[tuple[int, Numbers]], bool]:
-        """Steps with their numbers, in order, averaged over the processes; whether any process has the ``flag``.
+        """Steps with their numbers, averaged over the processes, and whether any process has the ``flag``.
 
         One exchange between the processes and one wait for the device. All processes call it after the same
         step. What was collected is forgotten.

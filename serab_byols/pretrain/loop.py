@@ -110,7 +110,7 @@ def train(
             speed.step_issued()
             saves = done == config.steps or done % machine.checkpoint_steps == 0
             wants_stop = signals.received or time.monotonic() > end_s
-            # Clocks differ between processes, and not each gets the signal: several stop where all of them read.
+            # Clocks differ between processes, and not each gets the signal: several stop where all read.
             # The first step is read by itself, since it says little of how long the others take.
             stops_here = wants_stop and share.n_processes == 1
             if not (saves or stops_here or done - first == 1 or done % read_every == 0):

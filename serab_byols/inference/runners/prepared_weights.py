@@ -1,24 +1,23 @@
 """Weights of convolutions as the runners want them: batch norm folded in, channels innermost in memory.
 
-For Resnetish34's 21 million weights that takes as long as embedding a second of audio, so the result is kept
-for the next call, beside copies of the parameters and buffers that it was made from. A later call compares
-these with what the layers hold now, value by value, and prepares anew if anything differs.
+For Resnetish34's 21 million weights that takes a third of the time of embedding a second of audio, so the
+result is kept for the next call, beside copies of the parameters and buffers that it was made from. A later
+call compares these with what the layers hold now, value by value, and prepares anew what differs.
 
-Why values, and not the version counters of tensors: writes through ``.data``, through an array of NumPy that
-shares the memory, and by some fused kernels leave no trace there, and inference tensors have none. The
-comparison reads the weights once and finds every change, whoever made it. What is prepared is made from the
-copies, so that an optimiser in another thread cannot tear it. On other devices than the CPU preparing takes less
-time than the comparison, which would wait for the device; there nothing is kept. Nor is it for tensors
-of other kinds than torch's own.
+Why values, and not the version counters of tensors: writes through ``.data``, through a NumPy array that
+shares the memory, and by some kernels leave no trace there, and inference tensors have none. The comparison
+reads the weights once and finds every change, whoever made it. What is prepared is made from the copies,
+so that an optimiser in another thread cannot tear it. On other devices than the CPU a comparison would wait
+for the device, where preparing takes no time to speak of: there nothing is kept. Nor is it for tensors of
+other kinds than torch's own.
 
-What is kept belongs to a layer object and goes with it. It is no part of the module: state dicts, copies and
-pickles know nothing of it.
+What is kept belongs to a layer object and goes with it. It is no part of the module: state dicts, copies
+and pickles know nothing of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -46,7 +45,8 @@ class _Sources(NamedTuple):
         return [value for value in self if isinstance(value, torch.Tensor)]
 
     def copied(self) -> _Sources:
-        return _Sources(*(value.clone() if isinstance(value, torch.Tensor) else value for value in self))
+        values: list[Any] = [value.clone() if isinstance(value, torch.Tensor) else value for value in self]
+        return _Sources(*values)
 
 
 class _Kept(NamedTuple):
@@ -131,7 +131,7 @@ def _is_same(kept: _Sources, sources: _Sources) -> bool:
 
 
 def _as_words(tensor: torch.Tensor) -> torch.Tensor:
-    """The same memory as 64-bit integers, where it can be had as such: to compare these takes half as long."""
+    """The same memory as 64-bit integers where that can be had: to compare these takes half as long."""
     offset_bytes = tensor.storage_offset() * tensor.element_size()
     if tensor.is_contiguous() and tensor.nbytes % 8 == 0 and offset_bytes % 8 == 0:
         return tensor.detach().flatten().view(torch.int64)
