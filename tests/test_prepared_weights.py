@@ -81,6 +81,15 @@ def test_devices_and_kinds_of_tensors_that_cannot_be_compared_are_prepared_anew(
     assert not prepared_weights._is_comparable(torch.zeros(1, device="meta"))
 
 
+def test_a_model_that_leaves_the_cpu_takes_no_memory_there(narrow):
+    model = narrow()
+    make_runner(model)
+    conv, norm = layer_pairs(model)[0]
+    assert conv in prepared_weights._KEPT
+    prepared_weights.fold_batch_norm(conv.to("meta"), norm.to("meta"))
+    assert conv not in prepared_weights._KEPT
+
+
 # --- never stale ----------------------------------------------------------------------------------
 
 

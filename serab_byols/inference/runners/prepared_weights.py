@@ -91,6 +91,7 @@ def channels_last(x: torch.Tensor) -> torch.Tensor:
 def _prepared(convolution: nn.Conv2d, sources: _Sources) -> Folded:
     with inference_context():
         if not all(map(_is_comparable, sources.tensors)):
+            _KEPT.pop(convolution, None)  # from before the model went to another device
             return _folded(sources)
         kept = _KEPT.get(convolution)
         if kept is None or not _is_same(kept.sources, sources):
