@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from serab_byols.display.html_table import html_table
 from serab_byols.encoders import Encoder, EncoderName, create_encoder, unwrapped
 from serab_byols.encoders.layer_features import layer_features
 from serab_byols.encoders.layer_geometry import Layer
@@ -219,22 +220,28 @@ class ByolsModel(nn.Module):
         return (log_mel - mean) / std
 
     def __repr__(self) -> str:
+        facts = "".join(f"  {name}: {fact}\n" for name, fact in self._facts().items())
+        return f"{type(self).__name__}(\n{facts})"
+
+    def _repr_html_(self) -> str:
+        return html_table(type(self).__name__, self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        """What a person wants to know of the model."""
         n_parameters = sum(parameter.numel() for parameter in self.encoder.parameters())
         resolved = self.resolved_normalization
         rule = f"({resolved.mean:g}, {resolved.std:g})" if isinstance(resolved, Statistics) else resolved
         if self._normalization == "auto":
             rule = f"auto, here {rule}"
         config = "".join(f", {key}={value}" for key, value in self.encoder.config.items())
-        return (
-            f"{type(self).__name__}(\n"
-            f"  encoder: {self.encoder.name} ({type(self.encoder).__name__}{config}), "
-            f"{n_parameters:,} parameters in {self.dtype} on {self.device}\n"
-            f"  weights: {self.source}\n"
-            f"  input: mono waveform (batch, samples) at {self.sample_rate} Hz\n"
-            f"  front end: {self.frontend.name}, normalization: {rule}\n"
-            f"  output: embedding (batch, {self.embedding_size})\n"
-            ")"
-        )
+        return {
+            "encoder": f"{self.encoder.name} ({type(self.encoder).__name__}{config}), "
+            f"{n_parameters:,} parameters in {self.dtype} on {self.device}",
+            "weights": self.source,
+            "input": f"mono waveform (batch, samples) at {self.sample_rate} Hz",
+            "front end": f"{self.frontend.name}, normalization: {rule}",
+            "output": f"embedding (batch, {self.embedding_size})",
+        }
 
 
 def create_model(

@@ -6,11 +6,12 @@ from collections import Counter
 from functools import partial
 
 import pytest
-from tqdm import tqdm
 
 from serab_byols.cli import clip_progress
 from serab_byols.cli.clip_progress import ClipProgress
+from serab_byols.corpus import clip_bar
 from serab_byols.corpus.segments import Segment
+from serab_byols.display.progress_bar import progress_bar
 
 
 class Terminal(io.StringIO):
@@ -49,7 +50,7 @@ def test_quiet_is_quiet(clock, capsys):
 def test_in_a_terminal_there_is_a_bar_and_one_within_long_recordings(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(clip_progress, "tqdm", partial(tqdm, mininterval=0))
+    monkeypatch.setattr(clip_bar, "progress_bar", partial(progress_bar, mininterval=0))
     with ClipProgress(False, "errors.csv") as progress:
         progress.start(4, 1, Counter())
         progress.within(Segment("folder/long\x1b.wav", "long.wav"), 0.37)

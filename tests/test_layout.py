@@ -11,7 +11,7 @@ import serab_byols
 PACKAGE = Path(serab_byols.__file__).parent
 LAYERS = (
     ("errors", "_version"),
-    ("atomic_write", "frontend", "normalization", "paths"),
+    ("atomic_write", "display", "frontend", "normalization", "paths"),
     ("encoders",),
     ("model",),
     ("inference",),

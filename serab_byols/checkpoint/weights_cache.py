@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import time
 from pathlib import Path
 
 from serab_byols.atomic_write import atomic_write
 from serab_byols.checkpoint import registry
 from serab_byols.checkpoint.registry import PublishedWeights
+from serab_byols.display.progress_bar import is_watched, progress_bar
 from serab_byols.errors import CheckpointError, CheckpointNotFoundError, DownloadError, InvalidInputError
 from serab_byols.paths import as_path
 
@@ -116,14 +116,15 @@ def _download(weights: PublishedWeights, path: Path) -> None:
     """
     from pooch import HTTPDownloader
 
-    # A program without a console has no stderr at all.
-    on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    download = HTTPDownloader(progressbar=on_terminal, chunk_size=_BLOCK_BYTES, timeout=TIMEOUT_S)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as scratch:
         for pause_s in (*PAUSES_S, None):
+            # pooch wants a total; where it is not known the server tells it.
+            size = {"total": weights.n_bytes or 1, "unit": "B", "unit_scale": True}
             try:
-                download(weights.url, str(scratch), None)
+                with progress_bar(disable=not is_watched(), **size) as bar:
+                    download = HTTPDownloader(progressbar=bar, chunk_size=_BLOCK_BYTES, timeout=TIMEOUT_S)
+                    download(weights.url, str(scratch), None)
                 break
             except OSError:  # the errors of requests are of this kind
                 if pause_s is None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections import Counter
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from serab_byols.cli.messages import FileErrors, log, printable
+from serab_byols.cli.messages import FileErrors, log
+from serab_byols.corpus.clip_bar import ClipBar
 from serab_byols.corpus.listing import describe_passed_over
+from serab_byols.display.progress_bar import is_watched
 
 if TYPE_CHECKING:
     from serab_byols.corpus.dataset.part import Failure
@@ -33,8 +31,7 @@ class ClipProgress:
         self._quiet = quiet
         self._error_table = error_table
         self._errors = FileErrors()
-        self._bar = tqdm(unit="clip", disable=quiet or not sys.stderr.isatty())
-        self._within: tqdm | None = None
+        self._bar = ClipBar(disable=quiet or not is_watched())
         self._n_segments = 0
         self._n_before = self._n_done = 0
         self._began = self._logged = time.monotonic()
@@ -44,27 +41,19 @@ class ClipProgress:
         self._n_segments, self._n_before, self._n_done = n_segments, n_done, n_done
         if passed_over and not self._quiet:
             log(f"passed over {describe_passed_over(passed_over)}")
-        self._bar.reset(total=n_segments)
-        self._bar.initial = n_done
-        self._bar.update(n_done)
+        self._bar.start(n_segments, n_done)
         self._began = self._logged = time.monotonic()
 
     def advance(self, n_segments: int) -> None:
         """So many more clips are done."""
-        self._close_within()
         self._n_done += n_segments
-        self._bar.update(n_segments)
+        self._bar.advance(n_segments)
         if self._bar.disable and not self._quiet and time.monotonic() - self._logged > _LOG_INTERVAL_S:
             self._log()
 
     def within(self, segment: Segment, done: float) -> None:
         """So much of a long clip is done, from 0 to 1."""
-        if self._bar.disable:
-            return
-        if self._within is None:
-            name = os.path.basename(segment.file)
-            self._within = tqdm(total=100, unit="%", desc=printable(name), leave=False, position=1)
-        self._within.update(int(100 * done) - self._within.n)
+        self._bar.within(segment, done)
 
     def fail(self, failure: Failure) -> None:
         """A clip could not be embedded, or not as a whole."""
@@ -80,15 +69,9 @@ class ClipProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close_within()
         self._bar.close()
         if error is None:
             self._errors.finish(self._error_table)
-
-    def _close_within(self) -> None:
-        if self._within is not None:
-            self._within.close()
-            self._within = None
 
     def _log(self) -> None:
         self._logged = time.monotonic()

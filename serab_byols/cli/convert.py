@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from serab_byols.checkpoint import load_model, save_checkpoint
-from serab_byols.cli.messages import printable
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir, mean_std
+from serab_byols.display.printable import printable
 
 
 def add_parser(commands: Commands) -> None:

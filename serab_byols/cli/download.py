@@ -9,8 +9,9 @@ from pathlib import Path
 from serab_byols.atomic_write import atomic_write
 from serab_byols.checkpoint.registry import PublishedWeights, find_weights
 from serab_byols.checkpoint.weights_cache import find_or_download
-from serab_byols.cli.messages import log, printable
+from serab_byols.cli.messages import log
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir
+from serab_byols.display.printable import printable
 from serab_byols.errors import SerabByolsError
 
 

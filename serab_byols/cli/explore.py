@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from serab_byols.atomic_write import check_replaceable
-from serab_byols.cli.messages import log, printable
+from serab_byols.cli.messages import log
 from serab_byols.cli.options import EXIT_OK, EXIT_USAGE, Commands
 from serab_byols.cli.plot import add_map_options, add_table
 from serab_byols.cli.standard_streams import flush_stdout, mp3_decoder_silenced
+from serab_byols.display.printable import printable
 from serab_byols.errors import InvalidInputError
 from serab_byols.viz.clip_files import ClipFiles, clip_files, page_urls
 from serab_byols.viz.explorer_page import (

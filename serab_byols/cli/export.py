@@ -7,8 +7,8 @@ from pathlib import Path
 
 from serab_byols.atomic_write import check_not_an_input
 from serab_byols.checkpoint import load_model
-from serab_byols.cli.messages import printable
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir, add_normalization
+from serab_byols.display.printable import printable
 from serab_byols.integrations.model_export import export_model
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from serab_byols.atomic_write import atomic_write
-from serab_byols.cli.messages import log, printable
+from serab_byols.cli.messages import log
 from serab_byols.cli.options import EXIT_OK, EXIT_USAGE, add_device
-from serab_byols.cli.stage_bar import StageBar
+from serab_byols.display.printable import printable
+from serab_byols.display.stage_bar import StageBar
 from serab_byols.errors import CheckpointNotFoundError, InvalidInputError
 from serab_byols.hear_benchmark.predictor_grid import GRIDS, N_GRID_POINTS, SEED
 

@@ -7,10 +7,11 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from serab_byols.cli.messages import FileErrors, log, printable
+from serab_byols.cli.messages import FileErrors, log
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, EXIT_USAGE
-from serab_byols.cli.stage_bar import StageBar
 from serab_byols.cli.standard_streams import mp3_decoder_silenced
+from serab_byols.display.printable import printable
+from serab_byols.display.stage_bar import StageBar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from serab_byols._version import __version__
 from serab_byols.atomic_write import atomic_write, check_not_an_input, check_replaceable
-from serab_byols.cli.messages import log, printable
+from serab_byols.cli.messages import log
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, EXIT_USAGE, add_device
+from serab_byols.display.printable import printable
 from serab_byols.hear_benchmark.validation import RULES, Verdict, succeeded, validate
 
 NAME_WIDTH = max(len(rule.name) for rule in RULES)

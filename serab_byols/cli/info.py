@@ -7,8 +7,8 @@ import json
 import os
 
 from serab_byols.checkpoint import read_checkpoint, weights_sha256
-from serab_byols.cli.messages import printable
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir
+from serab_byols.display.printable import printable
 
 LABEL_WIDTH = 18
 LINE_WIDTH = 100

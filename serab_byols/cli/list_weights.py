@@ -9,8 +9,9 @@ from typing import Any
 from serab_byols.checkpoint import read_checkpoint, registry
 from serab_byols.checkpoint.registry import PublishedWeights
 from serab_byols.checkpoint.weights_cache import cache_folder, local_copy
-from serab_byols.cli.messages import log, printable
+from serab_byols.cli.messages import log
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, Commands, add_cache_dir
+from serab_byols.display.printable import printable
 from serab_byols.errors import CheckpointError
 from serab_byols.normalization import Statistics
 

@@ -8,6 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from serab_byols.display.printable import printable
+from serab_byols.display.progress_bar import above_the_bars
+
 
 def log(message: str) -> None:
     """Print one line to stderr; where nobody can read it, such as at a full device, it is dropped."""
@@ -17,11 +20,6 @@ def log(message: str) -> None:
         print(f"serab-byols: {message}", file=sys.stderr, flush=True)
     except (OSError, ValueError):
         discard(sys.stderr)
-
-
-def printable(text: str) -> str:
-    """What a file says of itself may hold what moves the cursor, or what no encoding holds."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def discard(stream: TextIO) -> None:
@@ -70,7 +68,5 @@ class FileErrors:
             self._above_the_bar(f"and {n_more} more errors{where}")
 
     def _above_the_bar(self, line: str) -> None:
-        from tqdm import tqdm
-
-        with tqdm.external_write_mode(file=sys.stderr):
+        with above_the_bars():
             log(line)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from serab_byols.atomic_write import atomic_write, check_not_an_input, check_replaceable
-from serab_byols.cli.messages import FileErrors, log, printable
+from serab_byols.cli.messages import FileErrors, log
 from serab_byols.cli.options import (
     EXIT_BAD_FILES,
     EXIT_OK,
@@ -23,9 +23,10 @@ from serab_byols.cli.options import (
     add_device,
     add_normalization,
 )
-from serab_byols.cli.stage_bar import StageBar
 from serab_byols.cli.standard_streams import mp3_decoder_silenced
 from serab_byols.corpus.segments import Segment
+from serab_byols.display.printable import printable
+from serab_byols.display.stage_bar import StageBar
 from serab_byols.errors import InvalidInputError, SerabByolsError
 from serab_byols.probe import ProbeResult, as_json, as_text, draw_confusion, probe
 from serab_byols.probe.confusion_plot import check_can_draw

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from serab_byols.corpus.clip_bar import ClipBar
 from serab_byols.corpus.decode_ahead import N_CLIPS_AHEAD, DecodedSegment, decode_ahead, one_block_ahead
 from serab_byols.corpus.decoding import AudioClip, resample_array
 from serab_byols.corpus.record import FailedSegment, Record, RecordChunk, joined
@@ -127,6 +128,7 @@ def embed_files(
     hop_size: float = HOP_SIZE_MS,
     dense: bool = False,
     on_error: ErrorHandler | None = None,
+    progress: bool = False,
 ) -> Iterator[Record]:
     """Embeddings of many files, in their order; decoding runs ahead in threads.
 
@@ -138,6 +140,7 @@ def embed_files(
         dense: approximate frames, as in :func:`get_timestamp_embeddings`.
         on_error: called with the segment and the error of a file that cannot be embedded, which is
             then passed over; by default the error is raised.
+        progress: show a bar: text on stderr or, in notebooks with ipywidgets, a widget.
 
     Yields:
         A :class:`Record` a file.
@@ -161,8 +164,36 @@ def embed_files(
         raise InvalidInputError("dense=True is for frames: it needs timestamps=True")
     check_corpus_normalization(model)
     grid = FrameGrid(frame_duration, hop_size, model.sample_rate) if timestamps else None
-    chunks = with_warnings(embed_segments(paths, model, grid, dense=dense, on_error=on_error))
-    return (joined(of_one) for _, of_one in groupby(chunks, key=attrgetter("index")))
+    if progress:
+        return _with_bar(paths, model, grid, dense, on_error)
+    return _records(embed_segments(paths, model, grid, dense=dense, on_error=on_error))
+
+
+def _records(chunks: Iterable[RecordChunk]) -> Iterator[Record]:
+    by_segment = groupby(with_warnings(chunks), key=attrgetter("index"))
+    return (joined(of_one) for _, of_one in by_segment)
+
+
+def _with_bar(
+    paths: Iterable[str | os.PathLike[str] | Segment],
+    model: ByolsModel,
+    grid: FrameGrid | None,
+    dense: bool,
+    on_error: ErrorHandler | None,
+) -> Iterator[Record]:
+    with ClipBar() as bar:
+        bar.start(len(paths) if isinstance(paths, Sized) else None)
+
+        def pass_over(segment: Segment, error: SerabByolsError) -> None:
+            if on_error is None:
+                raise error
+            on_error(segment, error)
+            bar.advance(1)
+
+        chunks = embed_segments(paths, model, grid, dense=dense, on_error=pass_over, progress=bar.within)
+        for record in _records(chunks):
+            bar.advance(1)
+            yield record
 
 
 def with_warnings(chunks: Iterable[RecordChunk]) -> Iterator[RecordChunk]:

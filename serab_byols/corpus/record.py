@@ -9,6 +9,8 @@ from itertools import chain
 import numpy as np
 
 from serab_byols.corpus.segments import Segment
+from serab_byols.display.html_table import html_table
+from serab_byols.display.value_sketch import value_sketch
 from serab_byols.errors import SerabByolsError
 
 
@@ -43,6 +45,21 @@ class Record:
         frames = "" if self.time is None else f"{len(self.time)} frames, "
         start, end = np.min(self.start), np.max(self.end)
         return f"Record({self.file!r}, {start:g} to {end:g} s, {frames}embedding {self.embedding.shape})"
+
+    def _repr_html_(self) -> str:
+        facts = {"file": self.file, "segment": f"{np.min(self.start):g} to {np.max(self.end):g} s"}
+        n_values, low, high = self.embedding.shape[-1], self.embedding.min(), self.embedding.max()
+        values = f"{n_values} values from {low:.3g} to {high:.3g}"
+        if self.time is None:
+            facts |= {"embedding": values, "values": value_sketch(self.embedding)}
+        else:
+            norms = np.linalg.norm(self.embedding, axis=1)
+            facts |= {
+                "frames": f"{len(self.time)}, centred at {self.time[0]:g} to {self.time[-1]:g} s",
+                "embedding": f"{values}, for each frame",
+                "norm over time": value_sketch(norms),
+            }
+        return html_table("Record", facts)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,16 @@
-"""How far a long piece of work is: a bar on a terminal, elsewhere a line now and then."""
+"""How far a long piece of work is: a bar on a terminal and in notebooks, elsewhere a line now and then."""
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tqdm import tqdm
+from serab_byols.display.progress_bar import above_the_bars, is_watched, progress_bar
 
 LINE_EVERY_S = 60.0
-"""Without a terminal there is a line after this time, and again after it."""
+"""Where there is no bar there is a line after this time, and again after it."""
 
 
 class Progress:
@@ -21,7 +20,7 @@ class Progress:
         what: is done.
         total: how many units there are to do; None while that is not known.
         unit: one of them, in the singular.
-        on_line: called with lines where stderr is no terminal; None for neither bar nor lines.
+        on_line: called with lines where a bar would not be seen; None for neither bar nor lines.
         initial: how many are done already.
     """
 
@@ -33,13 +32,13 @@ class Progress:
         on_line: Callable[[str], None] | None,
         initial: int = 0,
     ) -> None:
-        on_terminal = sys.stderr is not None and sys.stderr.isatty()
+        has_bar = is_watched()
         self._what, self._unit = what, unit
         self._total, self._initial, self._done = total, initial, initial
-        self._on_line = None if on_terminal else on_line
+        self._on_line = None if has_bar else on_line
         self._began_s = self._said_s = time.monotonic()
-        hidden = on_line is None or not on_terminal
-        self._bar = tqdm(desc=what, total=total, initial=initial, unit=unit, disable=hidden)
+        hidden = on_line is None or not has_bar
+        self._bar = progress_bar(what, total=total, initial=initial, unit=unit, disable=hidden)
 
     def __enter__(self) -> Progress:
         return self
@@ -86,7 +85,7 @@ class Reporting:
 
     def message(self, text: str) -> None:
         """A line, above the bar if there is one."""
-        with tqdm.external_write_mode(file=sys.stderr):
+        with above_the_bars():
             self.on_message(text)
 
     def track(self, what: str, total: int | None, unit: str, initial: int = 0) -> Progress:

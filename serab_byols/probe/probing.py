@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +14,7 @@ import torch
 from serab_byols.checkpoint import load_model
 from serab_byols.corpus.embedding import ErrorHandler
 from serab_byols.corpus.segments import Segment
+from serab_byols.display.stage_bar import StageBar
 from serab_byols.errors import InvalidInputError, SerabByolsError, missing_extra
 from serab_byols.model import ByolsModel
 from serab_byols.normalization import NormalizationName
@@ -49,6 +51,7 @@ def probe(
     seed: int = 0,
     on_error: ErrorHandler | None = None,
     on_progress: Progress | None = None,
+    progress: bool = False,
 ) -> list[ProbeResult]:
     """How well a linear classifier predicts the labels of clips from their embeddings.
 
@@ -71,6 +74,8 @@ def probe(
         on_error: called with the segment and the error of a clip that cannot be read, which is then
             left out of everything; by default the error is raised.
         on_progress: called with the name of a stage, how much of it is done and how much there is to do.
+        progress: show a bar for each stage, as :func:`serab_byols.embed_files` does, instead of
+            ``on_progress``.
 
     Returns:
         Task by task a result for every model and baseline, in the order given, each with its difference from
@@ -89,6 +94,8 @@ def probe(
     except ImportError as error:
         raise missing_extra("scikit-learn", "probe", "probing") from error
     _check_models(models)
+    if progress and on_progress is not None:
+        raise InvalidInputError("progress=True sets on_progress: give one of them, not both")
     if c is not None and not c > 0:
         raise InvalidInputError(f"C must be positive, got {c:g}")
     if shots is not None and (shots < 1 or n_draws < 2):
@@ -110,31 +117,33 @@ def probe(
     if not extractors:
         raise InvalidInputError("there is nothing to probe: give a model or ask for a baseline")
     segments = list(dict.fromkeys(segment for task in chosen_tasks for segment in task.segments))
-    tables, bad = extract_all(extractors, segments, on_error or _raise, on_progress)
     results = []
-    for task in (task.without(bad) for task in chosen_tasks):
-        if not task.segments:
-            raise InvalidInputError(f"task {task.name!r}: none of its clips can be read")
-        plan = make_plan(task, by, n_folds, seed)
-        first: ProbeResult | None = None
-        for extractor, table in zip(extractors, tables):
-            result = evaluate(
-                task,
-                plan,
-                np.stack([table[segment] for segment in task.segments]),
-                name=extractor.name,
-                description=extractor.description,
-                c=c,
-                shots=shots,
-                n_draws=n_draws,
-                seed=seed,
-                on_progress=on_progress,
-            )
-            if first is None:
-                first = result
-            else:
-                result = replace(result, difference=difference(result, first, seed))
-            results.append(result)
+    with closing(StageBar(quiet=not progress)) as bar:
+        tell = on_progress or bar
+        tables, bad = extract_all(extractors, segments, on_error or _raise, tell)
+        for task in (task.without(bad) for task in chosen_tasks):
+            if not task.segments:
+                raise InvalidInputError(f"task {task.name!r}: none of its clips can be read")
+            plan = make_plan(task, by, n_folds, seed)
+            first: ProbeResult | None = None
+            for extractor, table in zip(extractors, tables):
+                result = evaluate(
+                    task,
+                    plan,
+                    np.stack([table[segment] for segment in task.segments]),
+                    name=extractor.name,
+                    description=extractor.description,
+                    c=c,
+                    shots=shots,
+                    n_draws=n_draws,
+                    seed=seed,
+                    on_progress=tell,
+                )
+                if first is None:
+                    first = result
+                else:
+                    result = replace(result, difference=difference(result, first, seed))
+                results.append(result)
     return results
 
 

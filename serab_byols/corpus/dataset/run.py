@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from serab_byols.checkpoint import load_model
+from serab_byols.corpus.clip_bar import ClipBar
 from serab_byols.corpus.dataset.description import RunDescription, check_same_run, read_run
 from serab_byols.corpus.dataset.local_storage import LocalStorage
 from serab_byols.corpus.dataset.part import (
@@ -110,6 +111,7 @@ def embed_dataset(
     retry_errors: bool = False,
     engine: Engine | str = "local",
     observer: Observer | None = None,
+    progress: bool = False,
 ) -> DatasetSummary:
     """Embed a corpus of any size into a folder of Parquet files; a run that ended early goes on.
 
@@ -138,6 +140,7 @@ def embed_dataset(
         retry_errors: try the segments again that could not be embedded, and only those.
         engine: who makes the parts: ``"local"`` (this process), ``"ray"``, or a :class:`RayEngine`.
         observer: is told how the run goes.
+        progress: show a bar, as :func:`embed_files` does; not beside an observer, which may have its own.
 
     Returns:
         What the dataset holds now. Errors of files do not end a run: they are rows of
@@ -157,6 +160,10 @@ def embed_dataset(
         ['file', 'start', 'end', 'embedding']
     """
     _check_options(part_size, compression, embedding_dtype, dense and not timestamps)
+    if progress and observer is not None:
+        raise InvalidInputError(
+            "progress=True shows a bar by an observer of its own: give one of them, not both"
+        )
     engine = _engine_of(engine)
     pyarrow_packages()  # before anything is loaded
     listed = Inputs(inputs, in_order=False)
@@ -184,7 +191,7 @@ def embed_dataset(
             "columns": {name: str(kind or "string") for name, kind in columns.items()},
         },
     )
-    with storage.locked():
+    with storage.locked(), _observing(observer, progress) as observer:
         existing = read_run(storage)
         if existing and part_size is None:
             wanted.storage["part_size"] = existing.storage["part_size"]
@@ -198,7 +205,6 @@ def embed_dataset(
         )
         maker = PartMaker(loaded, grid, table_format, storage, dense=dense)
         todo = _Todo(storage, run, retry_errors)
-        observer = observer or NoObserver()
         observer.start(run.n_segments, run.n_segments - todo.n_segments, listed.passed_over)
         n_embedded = 0
         with closing(engine(todo.parts(), maker, observer)) as results:
@@ -208,6 +214,15 @@ def embed_dataset(
                     observer.fail(failure)
         n_errors, n_partial = _collect_errors(storage)
     return DatasetSummary(storage.location, run.n_segments, n_errors, n_partial, n_embedded, run.n_parts)
+
+
+@contextmanager
+def _observing(observer: Observer | None, progress: bool) -> Iterator[Observer]:
+    if progress:
+        with ClipBar() as bar:
+            yield bar
+    else:
+        yield observer or NoObserver()
 
 
 def open_storage(out: str | os.PathLike[str]) -> Storage:
