@@ -8,7 +8,7 @@ SPEC := pyproject.toml setup.py constraints.txt
 
 EXTRAS := .[av,bench,cloud,docs,explore,hear,hub,hybrid,nnaudio,onnx,pandas,parquet,plot,pretrain,probe,ray,sklearn,torchaudio,umap]
 
-.PHONY: demo test test-oldest test-newest lint docs fuzz bench wheel clean
+.PHONY: demo test test-oldest test-newest lint docs fuzz bench notebooks wheel clean
 
 demo: .venv/.demo  ## embed the example clips with the default weights
 	$(BIN)/python examples/embed_clips.py
@@ -42,6 +42,9 @@ fuzz: .venv/.dev  ## damaged files of every kind, for a minute
 
 bench: .venv/.bench  ## measure speed and memory on this machine; takes long
 	$(BIN)/python benchmarks/run.py
+
+notebooks: .venv/.dev  ## run the notebooks of examples/ and keep what they show
+	$(BIN)/python examples/run_notebooks.py
 
 wheel: .venv/.dev  ## build dist/*.whl, the same bytes for the same commit
 	rm -rf build
