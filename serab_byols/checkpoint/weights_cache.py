@@ -119,10 +119,9 @@ def _download(weights: PublishedWeights, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as scratch:
         for pause_s in (*PAUSES_S, None):
-            # pooch wants a total; where it is not known the server tells it.
-            size = {"total": weights.n_bytes or 1, "unit": "B", "unit_scale": True}
+            n_bytes = weights.n_bytes or 1  # pooch wants some; the server tells how many there are
             try:
-                with progress_bar(disable=not is_watched(), **size) as bar:
+                with progress_bar(total=n_bytes, unit="B", unit_scale=True, disable=not is_watched()) as bar:
                     download = HTTPDownloader(progressbar=bar, chunk_size=_BLOCK_BYTES, timeout=TIMEOUT_S)
                     download(weights.url, str(scratch), None)
                 break
