@@ -24,10 +24,18 @@ CELLS = (
     "from serab_byols.display.progress_bar import in_notebook, is_watched, progress_bar\n"
     "assert in_notebook() and is_watched()",
     "with progress_bar('clip <1>', total=3) as bar:\n    bar.update(3)",
-    "del sys.modules['ipywidgets']",
+    # With it, and with an eye on all that its labels have ever shown.
+    "del sys.modules['ipywidgets']\n"
+    "from tqdm import notebook\n"
+    "shown, HTML = [], notebook.HTML\n"
+    "def watched():\n"
+    "    label = HTML()\n"
+    "    label.observe(lambda change: shown.append(change['new']), 'value')\n"
+    "    return label\n"
+    "notebook.HTML = watched",
     "with progress_bar('clip <b>1</b>', total=3) as bar:\n    bar.update(3)\n"
     "label, gauge, _ = bar.container.children\n"
-    "print(label.value, gauge.value, gauge.bar_style)",
+    "print(label.value, gauge.value, gauge.bar_style, '<' in ''.join(shown))",
     "progress_bar('nothing', total=3, disable=True).close()",
     "from serab_byols.pretrain.progress import Reporting\n"
     "with Reporting(print).track('training', 2, 'step') as training:\n    training.update(loss='1')",
@@ -77,7 +85,7 @@ def test_with_ipywidgets_it_has_a_widget_that_ends_well_and_holds_no_html_of_oth
     assert len(widgets(cells[3])) == 1
     (printed,) = [output.text for output in cells[3].outputs if output.get("name") == "stdout"]
     assert printed.split("%")[0].replace("\u2007", " ").strip() == "clip &lt;b&gt;1&lt;/b&gt;: 100"
-    assert printed.split()[-2:] == ["3.0", "success"]
+    assert printed.split()[-3:] == ["3.0", "success", "False"]
     assert stderr(cells[3]) == ""
     assert cells[4].outputs == []
 
