@@ -215,7 +215,8 @@ def stages(of: Corpus, options: argparse.Namespace) -> Section:
         plan = partial(write_plan, storage, "plan.arrow", segments, {}, part_size=of.part_size, first_part=0)
         timed("planning", plan)
         if find_spec("aiohttp"):
-            timed("download", partial(_download, of))
+            with served(of.clips) as url:
+                timed("download", partial(_download, of, url))
         decoded = timed("decoding", partial(_decode, of, segments))
         records = timed("encoder", partial(_records, of, decoded))
         timed("writing", partial(_write, of, storage, records))
@@ -244,8 +245,8 @@ def stages(of: Corpus, options: argparse.Namespace) -> Section:
     )
 
 
-def _download(of: Corpus) -> None:
-    with served(of.clips) as url, ThreadPoolExecutor(N_DOWNLOADING_THREADS) as pool:
+def _download(of: Corpus, url: str) -> None:
+    with ThreadPoolExecutor(N_DOWNLOADING_THREADS) as pool:
         urls = [f"{url}/{path.name}" for path in of.clips.iterdir()]
         list(pool.map(lambda each: LocalCopy(each).close(), urls))
 

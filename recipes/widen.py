@@ -38,9 +38,13 @@ def main() -> None:
     """Load, widen, save."""
     narrow, out, width = sys.argv[1:]
     model = serab_byols.load_model(narrow)
+    if not isinstance(model.encoder, AudioNTT) or int(width) < model.embedding_size:
+        sys.exit(f"{narrow} is no AudioNTT of at most d={width}")
     encoder = widened(model.encoder, int(width))
     wide = serab_byols.ByolsModel(encoder, model.frontend, statistics=model.statistics)
-    serab_byols.save_checkpoint(wide, out, training_facts={"widened": model.training_facts})
+    serab_byols.save_checkpoint(
+        wide, out, training_facts={**(model.training_facts or {}), "widened_from": narrow}
+    )
 
 
 if __name__ == "__main__":

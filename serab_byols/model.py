@@ -143,8 +143,9 @@ class ByolsModel(nn.Module):
         They are for weighted sums of layers and for models of sequences. Like ``model(waveform)`` they are
         differentiable, and computed in the mode that the model is in. In eval mode (which ``load_model``
         returns) clips do not influence each other, and long ones go through the encoder in chunks, with
-        the features of the whole; under ``torch.no_grad()`` memory then grows by the result alone, and for
-        ``clstm`` by the convolutions' features. For ``cvt`` attention sees windows of at most ten minutes.
+        the features of the whole; under ``torch.no_grad()`` memory then grows by the result alone, for
+        ``clstm`` by the convolutions' features too, and for ``cvt`` by those of its earlier stages (0.4 GB
+        each for an hour), whose attention sees windows of at most ten minutes.
 
         Args:
             waveform: (B, n), floating point, nominally in [-1, 1], at ``sample_rate``.

@@ -98,6 +98,18 @@ def bfloat16(clips: Clips) -> Any:
     return by_length(clips, lambda batch: get_scene_embeddings(batch, model)).float()
 
 
+def autocast(clips: Clips) -> Any:
+    model = load_model(clips.checkpoint)
+    with torch.autocast("cpu", torch.bfloat16):
+        return by_length(clips, lambda batch: get_scene_embeddings(batch, model)).float()
+
+
+def compiled(clips: Clips) -> Any:
+    model = torch.compile(load_model(clips.checkpoint).eval(), backend="eager", dynamic=True)
+    with torch.no_grad():
+        return by_length(clips, model)
+
+
 def arrays(clips: Clips) -> Any:
     model = load_model(clips.checkpoint)
     return [serab_byols.embed_audio(clip, 16000, model).numpy() for clip in clips.samples]
@@ -115,6 +127,8 @@ def files(clips: Clips) -> Any:
 def streamed_files(clips: Clips) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode_ahead, "STREAM_S", 0.2)  # all but the shortest
+        decoded = list(decode_ahead.decode_ahead(clips.files, 16000))
+        assert [item.samples is None for item in decoded] == [len(clip) > 3200 for clip in clips.samples]
         return files(clips)
 
 
@@ -233,6 +247,8 @@ PATHS: dict[Embed, tuple[float, tuple[str, ...]]] = {
     scenes: (EXACT, ()),
     the_module_itself: (EXACT, ()),
     bfloat16: (HALF, ()),
+    autocast: (HALF, ()),
+    compiled: (EXACT, ()),
     arrays: (EXACT, ()),
     one_file_at_a_time: (EXACT, ()),
     files: (EXACT, ()),

@@ -145,7 +145,9 @@ def test_the_speed_is_that_of_a_typical_step():
     assert (speed.step_s, speed.last_step_s, speed.waiting) == (2.0, 2.0, 0.25)
 
 
-def test_steps_that_a_device_does_later_are_measured_together():
+@pytest.mark.parametrize(("behind_s", "waited_s"), [(6, 0.0), (0.5, 3.5)])
+def test_steps_that_a_device_does_later_are_measured_together(behind_s, waited_s):
+    """Waiting for audio costs nothing while the device is busy with earlier steps."""
     clock = Clock()
     speed = TrainingSpeed(clock)
     clock.run(speed, 1, waiting_s=5, computing_s=5)
@@ -154,9 +156,10 @@ def test_steps_that_a_device_does_later_are_measured_together():
         speed.batch_arrived()
         clock.now_s += 0.5
         speed.step_issued()
-    clock.now_s += 6  # until the device has done them
+    clock.now_s += behind_s  # until the device has done them
     speed.steps_done()
-    assert (speed.last_step_s, speed.step_s, speed.waiting) == (3.0, 3.0, 4 / 12)
+    assert speed.last_step_s == speed.step_s == (6 + behind_s) / 4
+    assert speed.waiting == pytest.approx(waited_s / (6 + behind_s))
 
 
 def test_slow_steps_are_measured_sooner():

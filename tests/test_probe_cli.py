@@ -97,7 +97,7 @@ def test_scores_json_and_pictures(corpus, command, tmp_path, capfd):
     assert report["results"][2]["accuracy"] == 1
     first, *others = report["results"]
     assert first["difference"] is None
-    assert shown.out.count("    less tiny.safetensors: accuracy +") == 2
+    assert shown.out.count("    difference from tiny.safetensors: accuracy +") == 2
     for result in others:
         difference = result["difference"]
         assert difference["other"] == "tiny.safetensors"

@@ -43,7 +43,9 @@ def _of_clips(
     if is_global:
         steps = features[local[-1].name] if local else None
         last = [name for name in encoder.feature_layers if name in names][-1]
-        features |= {name: _flat(output) for name, output in _until(last, encoder.global_layers(x, steps))}
+        for name, output in _until(last, encoder.global_layers(x, steps)):
+            if name in names:
+                features[name] = _flat(output)
     return {name: features[name] for name in names}
 
 

@@ -53,7 +53,9 @@ class TrainingSpeed:
     def steps_done(self) -> None:
         """All steps that were issued are done."""
         now_s, n = self._clock(), self._n_issued
-        self._waits_s += [self._waited_s / n] * n
+        # What the device still had to do just now it did while the host waited: only the rest cost time.
+        waited_s = max(0.0, self._waited_s - (now_s - self._free_s))
+        self._waits_s += [waited_s / n] * n
         self._steps_s += [(now_s - self._last_s) / n] * n
         self._last_s = self._free_s = now_s
         self._n_issued, self._waited_s = 0, 0.0

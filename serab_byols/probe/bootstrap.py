@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from serab_byols.probe.manifest import encoded
 from serab_byols.probe.results import Interval
 
 N_RESAMPLES = 2000
 CONFIDENCE = 0.95
+
+
+def clusters_of(groups: Sequence[str | None]) -> np.ndarray:
+    """What is resampled together, int64 (N,): clips of a group; without groups each clip for itself."""
+    if None in groups:
+        return np.arange(len(groups))
+    return encoded([group for group in groups if group is not None])
 
 
 def bootstrap_intervals(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from serab_byols.probe.bootstrap import bootstrap_intervals
+from serab_byols.probe.bootstrap import bootstrap_intervals, clusters_of
 from serab_byols.probe.results import Difference, ProbeResult
 
 
@@ -22,8 +22,7 @@ def difference(ours: ProbeResult, other: ProbeResult, seed: int = 0) -> Differen
             [clip.predicted for clip in other.predictions],
         )
     )
-    groups = [clip.group or str(number) for number, clip in enumerate(ours.predictions)]
-    clusters = np.unique(groups, return_inverse=True)[1]
+    clusters = clusters_of([clip.group for clip in ours.predictions])
     intervals = bootstrap_intervals(truth, predicted, clusters, seed, other=others)
     return Difference(
         other=other.features,

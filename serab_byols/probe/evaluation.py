@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from serab_byols.probe import few_shot
-from serab_byols.probe.bootstrap import CONFIDENCE, N_RESAMPLES, bootstrap_intervals
+from serab_byols.probe.bootstrap import CONFIDENCE, N_RESAMPLES, bootstrap_intervals, clusters_of
 from serab_byols.probe.features import Progress
 from serab_byols.probe.manifest import Task, encoded, in_order
 from serab_byols.probe.recall import unweighted_average_recall
@@ -132,7 +132,7 @@ def evaluate(
     predicted = np.concatenate([fit.predicted for fit in fits])
     folds = [split.name for split in plan.splits for _ in split.test]
     group = task.columns.get("group")
-    clusters = np.arange(len(truth)) if group is None else encoded(group)
+    clusters = clusters_of([None] * len(truth) if group is None else group)
     intervals = bootstrap_intervals(truth[tested], predicted, clusters[tested], seed)
     protocol = _protocol(plan, c, seed, "clips" if group is None else "groups")
     of_few: FewShotResult | None = None

@@ -119,7 +119,7 @@ def probe(
     segments = list(dict.fromkeys(segment for task in chosen_tasks for segment in task.segments))
     results = []
     with closing(StageBar(quiet=not progress)) as bar:
-        tell = on_progress or bar
+        tell = bar if on_progress is None else on_progress
         tables, bad = extract_all(extractors, segments, on_error or _raise, tell)
         for task in (task.without(bad) for task in chosen_tasks):
             if not task.segments:

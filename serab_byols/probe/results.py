@@ -219,7 +219,7 @@ def _difference_lines(difference: Difference) -> Iterator[str]:
             ("UAR", difference.uar, difference.uar_interval),
         )
     ]
-    line = f"less {difference.other}: {', '.join(words)}"
+    line = f"difference from {difference.other}: {', '.join(words)}"
     yield textwrap.fill(line, TEXT_WIDTH, initial_indent="    ", subsequent_indent="      ")
 
 

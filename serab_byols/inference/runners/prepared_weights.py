@@ -127,13 +127,17 @@ def _is_same(kept: _Sources, sources: _Sources) -> bool:
     return (
         kept.eps == sources.eps
         and len(ours) == len(theirs)
-        and all(a.dtype == b.dtype and torch.equal(_as_words(a), _as_words(b)) for a, b in zip(ours, theirs))
+        and all(a.dtype == b.dtype and _equal(a, b) for a, b in zip(ours, theirs))
     )
 
 
-def _as_words(tensor: torch.Tensor) -> torch.Tensor:
-    """The same memory as 64-bit integers where that can be had: to compare these takes half as long."""
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Compared as 64-bit integers where both can be had so, which takes half as long."""
+    if _has_words(a) and _has_words(b):
+        a, b = (tensor.detach().flatten().view(torch.int64) for tensor in (a, b))
+    return torch.equal(a, b)
+
+
+def _has_words(tensor: torch.Tensor) -> bool:
     offset_bytes = tensor.storage_offset() * tensor.element_size()
-    if tensor.is_contiguous() and tensor.nbytes % 8 == 0 and offset_bytes % 8 == 0:
-        return tensor.detach().flatten().view(torch.int64)
-    return tensor
+    return tensor.is_contiguous() and tensor.nbytes % 8 == 0 and offset_bytes % 8 == 0
