@@ -9,6 +9,27 @@ import soundfile
 RATE_HZ = 16000
 TONES_HZ = {"high": 3000.0, "low": 300.0, "middle": 1500.0}
 
+_EPOCHS = {
+    "evaluation_params": {
+        "task_specific_param_grid": {"max_epochs": [40], "patience": [2, 5], "batch_size": [20], "lr": [3e-3]}
+    }
+}
+GOLDEN_TASKS = {
+    "folds": (
+        "multiclass",
+        {"splits": {"fold00": 33, "fold01": 30, "fold02": 36}, "duration_s": 0.2, "seed": 1, **_EPOCHS},
+    ),
+    "labels": (
+        "multilabel",
+        {"splits": {"train": 48, "valid": 24, "test": 32}, "duration_s": 0.2, "seed": 2, **_EPOCHS},
+    ),
+    "events": (
+        "event",
+        {"splits": {"train": 10, "valid": 4, "test": 6}, "duration_s": 4.0, "seed": 3, **_EPOCHS},
+    ),
+}
+"""For which golden/heareval.json has what HEAR's own kit makes of them: kind and arguments of a folder."""
+
 MODULE = '''
 """A module of the HEAR common API: energies of bands of the spectrum."""
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hear_task_makers import RATE_HZ, task_folder, write_module
+from hear_task_makers import GOLDEN_TASKS, RATE_HZ, task_folder, write_module
+from parity_data import ROOT
 
 from serab_byols.cli import main
 from serab_byols.errors import InvalidInputError
-from serab_byols.hear_benchmark import embedding_cache, task_evaluation
+from serab_byols.hear_benchmark import embedding_cache, predictor_stack, task_evaluation
 from serab_byols.hear_benchmark.embedding_module import HearModule
 from serab_byols.hear_benchmark.event_scores import Event
 from serab_byols.hear_benchmark.predictor_training import LabelledRows
@@ -94,6 +95,26 @@ def test_a_task_of_folds(folder):
     assert result["aggregated"]["top1_acc_mean"] == pytest.approx(np.mean(accuracies))
     assert result["aggregated"]["top1_acc_std"] == pytest.approx(np.std(accuracies, ddof=1))
     assert report["scores"]["tones_multiclass"] == result["aggregated"]["top1_acc_mean"]
+
+
+@pytest.mark.parametrize("case", GOLDEN_TASKS)
+def test_scores_are_those_of_hears_kit(folder, monkeypatch, case):
+    """From the same initial weights and without dropout; golden/make_heareval.py says how it ran."""
+    golden = json.loads((ROOT / "tests" / "golden" / "heareval.json").read_text())["cases"][case]
+    monkeypatch.setattr(predictor_stack, "DROPOUT", 0.0)
+    kind, arguments = GOLDEN_TASKS[case]
+    task_folder(folder / "tasks", kind, **arguments)
+    (result,) = evaluated(folder)["results"]
+    tried, expected = (
+        sorted((point["validation_score"], point["epoch"]) for point in grid)
+        for grid in (result["grid"], golden["grid"])
+    )
+    assert tried == pytest.approx(expected, abs=1e-6)
+    for split, of_split in golden["scores"].items():
+        scores = result["scores"][split]
+        assert scores["epoch"] == of_split["epoch"]
+        for name, value in of_split.items():
+            assert scores[name.removeprefix("test_")] == pytest.approx(value, abs=1e-5), name
 
 
 def test_folds_are_rotated_as_in_hears_kit(folder):
@@ -221,7 +242,7 @@ def test_a_finished_evaluation_is_not_computed_again(folder, monkeypatch):
 STOPS = """
 import sys, time
 from serab_byols.cli import main
-from serab_byols.hear_benchmark import embedding_cache, task_evaluation
+from serab_byols.hear_benchmark import embedding_cache, predictor_stack, task_evaluation
 
 stop_at = sys.argv.pop(1)
 n_done = {"_write_part": 0, "_save": 0}
