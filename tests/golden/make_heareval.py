@@ -1,8 +1,8 @@
-"""Writes heareval.json: what heareval 2021.1.3 makes of tiny tasks, from our initial weights, without dropout.
+"""Writes heareval.json: what heareval 2021.1.3 makes of tiny tasks from our initial weights, without dropout.
 
-``PYTHONPATH=tests python tests/golden/make_heareval.py tests/golden/heareval.json`` in the environment that
-docs/hear.md describes. But for random numbers everything is the kit's: it embeds, draws its grid, trains,
-stops early, chooses and tests.
+``PYTHONPATH=tests python tests/golden/make_heareval.py tests/golden/heareval.json``, in the environment that
+docs/hear.md describes, with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1. But for random numbers everything is the kit's:
+it embeds, draws its grid, trains, stops early, chooses and tests.
 """
 
 import json
@@ -74,9 +74,9 @@ class KitWithOurWeights:
         sizes = [n_features, *[point.hidden_dim] * point.hidden_layers, n_labels]
         weights = _initial_weights(point, seed, sizes)
         layers = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
-        for i, layer in enumerate(layers):
-            layer.weight.data.copy_(weights[f"{i}.weight"].T)
-            layer.bias.data.copy_(weights[f"{i}.bias"])
+        for k, layer in enumerate(layers):
+            layer.weight.data.copy_(weights[f"{k}.weight"].T)
+            layer.bias.data.copy_(weights[f"{k}.bias"])
             layer.bias.requires_grad_(layer is layers[-1])  # before a batch norm its gradient is rounding
         return network
 
