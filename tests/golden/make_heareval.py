@@ -1,8 +1,8 @@
 """Writes heareval.json: what heareval 2021.1.3 makes of tiny tasks from our initial weights, without dropout.
 
 ``PYTHONPATH=tests python tests/golden/make_heareval.py tests/golden/heareval.json``, in the environment that
-docs/hear.md describes, with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1. But for random numbers everything is the kit's:
-it embeds, draws its grid, trains, stops early, chooses and tests.
+docs/hear.md describes, with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1. But for random numbers everything is the
+kit's: it embeds, draws its grid, trains, stops early, chooses and tests.
 """
 
 import json
