@@ -9,6 +9,31 @@ import soundfile
 RATE_HZ = 16000
 TONES_HZ = {"high": 3000.0, "low": 300.0, "middle": 1500.0}
 
+_TRAINING = {"max_epochs": [30], "patience": [2, 5], "batch_size": [20], "lr": [3e-3, 1e-3]}
+_GOLDEN = {"noise": 0.05, "evaluation_params": {"task_specific_param_grid": _TRAINING}}
+GOLDEN_TASKS = {
+    "folds": (
+        "multiclass",
+        {
+            **_GOLDEN,
+            "splits": {"fold00": 33, "fold01": 30, "fold02": 36},
+            "duration_s": 0.2,
+            "noise": 0.05,
+            "seed": 1,
+            "evaluation_params": {"task_specific_param_grid": {**_TRAINING, "lr": [1e-2, 3e-3]}},
+        },
+    ),
+    "labels": (
+        "multilabel",
+        {**_GOLDEN, "splits": {"train": 48, "valid": 24, "test": 32}, "duration_s": 0.2, "seed": 2},
+    ),
+    "events": (
+        "event",
+        {**_GOLDEN, "splits": {"train": 10, "valid": 4, "test": 6}, "duration_s": 4.0, "seed": 3},
+    ),
+}
+"""For which golden/heareval.json has what HEAR's own kit makes of them: kind and arguments of a folder."""
+
 MODULE = '''
 """A module of the HEAR common API: energies of bands of the spectrum."""
 
@@ -54,13 +79,13 @@ def write_module(folder, name="bandmodule", rate_hz=RATE_HZ, extra=""):
     (folder / f"{name}.py").write_text(MODULE.replace("{rate}", str(rate_hz)) + extra)
 
 
-def tone(rng, label, duration_s, rate_hz=RATE_HZ):
+def tone(rng, label, duration_s, rate_hz=RATE_HZ, noise=0.01):
     time_s = np.arange(round(duration_s * rate_hz)) / rate_hz
     pitch_hz = TONES_HZ[label] * rng.uniform(0.8, 1.25)
-    return 0.3 * np.sin(2 * np.pi * pitch_hz * time_s) + 0.01 * rng.standard_normal(len(time_s))
+    return 0.3 * np.sin(2 * np.pi * pitch_hz * time_s) + noise * rng.standard_normal(len(time_s))
 
 
-def task_folder(root, kind, splits, rate_hz=RATE_HZ, duration_s=0.5, seed=0, **metadata):
+def task_folder(root, kind, splits, rate_hz=RATE_HZ, duration_s=0.5, noise=0.01, seed=0, **metadata):
     """A task of tones, as HEAR's preprocessing would write it.
 
     ``kind`` is ``"multiclass"``, ``"multilabel"`` or ``"event"``; ``splits`` are names and numbers of files.
@@ -72,7 +97,7 @@ def task_folder(root, kind, splits, rate_hz=RATE_HZ, duration_s=0.5, seed=0, **m
         audio_folder.mkdir(parents=True)
         truth = {}
         for i in range(n_files):
-            audio, truth[f"{split}_{i}.wav"] = _file(rng, kind, i, duration_s, rate_hz)
+            audio, truth[f"{split}_{i}.wav"] = _file(rng, kind, i, duration_s, rate_hz, noise)
             soundfile.write(audio_folder / f"{split}_{i}.wav", audio, rate_hz)
         (folder / f"{split}.json").write_text(json.dumps(truth, indent=True))
     rows = [("idx", "label"), *enumerate(sorted(TONES_HZ))]
@@ -99,15 +124,15 @@ def task_folder(root, kind, splits, rate_hz=RATE_HZ, duration_s=0.5, seed=0, **m
     return folder
 
 
-def _file(rng, kind, i, duration_s, rate_hz):
+def _file(rng, kind, i, duration_s, rate_hz, noise):
     labels = sorted(TONES_HZ)
     if kind == "multiclass":
-        return tone(rng, labels[i % 3], duration_s, rate_hz), [labels[i % 3]]
+        return tone(rng, labels[i % 3], duration_s, rate_hz, noise), [labels[i % 3]]
     if kind == "multilabel":
         chosen = [label for k, label in enumerate(labels) if (i + 1) >> k & 1]
-        silence = 0.01 * rng.standard_normal(round(duration_s * rate_hz))
+        silence = noise * rng.standard_normal(round(duration_s * rate_hz))
         return sum((tone(rng, label, duration_s, rate_hz) for label in chosen), silence), chosen
-    audio = 0.01 * rng.standard_normal(round(duration_s * rate_hz))
+    audio = noise * rng.standard_normal(round(duration_s * rate_hz))
     events = []
     for first_s in np.arange(0.2, duration_s - 0.6, 1.0):
         label = labels[rng.integers(3)]

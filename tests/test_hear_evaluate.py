@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hear_task_makers import RATE_HZ, task_folder, write_module
+from hear_task_makers import GOLDEN_TASKS, RATE_HZ, task_folder, write_module
+from parity_data import ROOT
 
 from serab_byols.cli import main
 from serab_byols.errors import InvalidInputError
-from serab_byols.hear_benchmark import embedding_cache, task_evaluation
+from serab_byols.hear_benchmark import embedding_cache, predictor_stack, task_evaluation
 from serab_byols.hear_benchmark.embedding_module import HearModule
 from serab_byols.hear_benchmark.event_scores import Event
+from serab_byols.hear_benchmark.predictor_stack import PredictorStack
 from serab_byols.hear_benchmark.predictor_training import LabelledRows
 from serab_byols.hear_benchmark.split_data import SplitData, best_postprocessing, shuffled
 from serab_byols.hear_benchmark.task_evaluation import Protocol, evaluate_tasks
@@ -94,6 +96,45 @@ def test_a_task_of_folds(folder):
     assert result["aggregated"]["top1_acc_mean"] == pytest.approx(np.mean(accuracies))
     assert result["aggregated"]["top1_acc_std"] == pytest.approx(np.std(accuracies, ddof=1))
     assert report["scores"]["tones_multiclass"] == result["aggregated"]["top1_acc_mean"]
+
+
+def without_resting_biases(names):
+    """Without those of layers that a batch norm follows, which have a scale."""
+    return [name for name in names if not (name.endswith(".bias") and name.replace("bias", "scale") in names)]
+
+
+def as_number(score, infinity):
+    """JSON has no infinity."""
+    return infinity if score is None else score
+
+
+@pytest.mark.parametrize("case", GOLDEN_TASKS)
+def test_scores_are_those_of_hears_kit(folder, monkeypatch, case):
+    """From the same initial weights, without dropout; golden/make_heareval.py says how the kit ran.
+
+    A bias before a batch norm has a gradient of rounding errors alone, which Adam makes steps of: it rests.
+    """
+    golden = json.loads((ROOT / "tests" / "golden" / "heareval.json").read_text())["cases"][case]
+    all_names = PredictorStack._trained_names
+    monkeypatch.setattr(
+        PredictorStack, "_trained_names", lambda stack: without_resting_biases(all_names(stack))
+    )
+    monkeypatch.setattr(predictor_stack, "DROPOUT", 0.0)
+    kind, arguments = GOLDEN_TASKS[case]
+    task_folder(folder / "tasks", kind, **arguments)
+    (result,) = evaluated(folder)["results"]
+    tried, expected = (
+        np.array(sorted((as_number(point["validation_score"], -np.inf), point["epoch"]) for point in grid))
+        for grid in (result["grid"], golden["grid"])
+    )
+    np.testing.assert_allclose(tried, expected, atol=1e-6)
+    for split, of_split in golden["scores"].items():
+        scores = result["scores"][split]
+        assert scores["epoch"] == of_split["epoch"]
+        for name, value in of_split.items():
+            score = as_number(scores[name.removeprefix("test_")], np.inf)
+            assert score == pytest.approx(value, abs=1e-3), name
+        assert result["postprocessing"].get(split, {}) == golden["postprocessing"]
 
 
 def test_folds_are_rotated_as_in_hears_kit(folder):

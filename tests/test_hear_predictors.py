@@ -14,6 +14,7 @@ from serab_byols.hear_benchmark.predictor_stack import (
     logits_of_state,
     prediction_losses,
     probabilities,
+    stacks_of,
 )
 from serab_byols.hear_benchmark.predictor_training import Criterion, LabelledRows, batches, train_predictors
 
@@ -127,6 +128,16 @@ def test_a_predictor_does_not_depend_on_what_it_is_stacked_with():
         assert a.epoch == b.epoch
         assert a.validation_score == pytest.approx(b.validation_score, rel=1e-4)
     assert len({predictor.validation_score for predictor in together}) == 3
+
+
+def test_narrow_predictors_of_one_shape_are_stacked():
+    points = [
+        GridPoint(hidden_layers=layers, hidden_dim=width, batch_size=size)
+        for layers, width, size in [(1, 128, 64), (1, 1024, 64), (1, 128, 64), (1, 1024, 64), (1, 128, 32)]
+    ]
+    assert stacks_of(points) == [[0, 2], [1], [3], [4]]
+    linear = [GridPoint(hidden_layers=0, hidden_dim=1024)] * 2
+    assert stacks_of(linear) == [[0, 1]]
 
 
 def scripted(values):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,14 @@ from serab_byols.hear_benchmark.predictor_grid import DROPOUT, GridPoint
 
 EPS, MOMENTUM = 1e-5, 0.1
 """Of batch norm."""
+
+STACKED_WIDTH = 256
+"""Of hidden layers, up to which predictors are worth stacking.
+
+On a CPU core, four predictors on embeddings of 512 and 2048 numbers take, stacked, 10 to 30 % less time than
+one after the other with hidden layers of 64 to 256; with 1024 they take 5 % less to 7 % more, and four times
+the memory.
+"""
 
 TRAINED = ("weight", "bias", "scale", "shift")
 """Of a layer; the last layer has only the first two. ``mean`` and ``var`` are counted along."""
@@ -139,6 +148,16 @@ class PredictorStack:
         for of_member, generator in zip(mask, self._dropout):
             of_member.bernoulli_(1 - DROPOUT, generator=generator)
         return mask
+
+
+def stacks_of(points: Sequence[GridPoint]) -> list[list[int]]:
+    """Which points to train together, by their positions: those of one shape, unless they are wide."""
+    stacks: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, point in enumerate(points):
+        is_wide = point.hidden_layers > 0 and point.hidden_dim > STACKED_WIDTH
+        shape = (point.hidden_layers, point.hidden_dim, point.batch_size)
+        stacks[(*shape, i) if is_wide else shape].append(i)
+    return list(stacks.values())
 
 
 @dataclass(frozen=True)

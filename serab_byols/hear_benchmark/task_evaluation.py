@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,12 @@ from serab_byols.hear_benchmark.embedding_cache import Embedded, Progress, embed
 from serab_byols.hear_benchmark.embedding_module import HearModule
 from serab_byols.hear_benchmark.prediction_scores import check_can_score
 from serab_byols.hear_benchmark.predictor_grid import N_GRID_POINTS, SEED, GridPoint, grid_points
-from serab_byols.hear_benchmark.predictor_stack import logits_of_state, prediction_losses, probabilities
+from serab_byols.hear_benchmark.predictor_stack import (
+    logits_of_state,
+    prediction_losses,
+    probabilities,
+    stacks_of,
+)
 from serab_byols.hear_benchmark.predictor_training import (
     ROWS_PER_FORWARD,
     Criterion,
@@ -232,13 +236,10 @@ class _Search:
         return 1.0 if criterion_is_score else -1.0
 
     def _trained(self, points: Sequence[GridPoint], split: DataSplit, fold: int) -> list[TrainedPredictor]:
-        """A predictor for each point, in their order; those of one shape are trained together."""
-        stacks: dict[tuple[int, int, int], list[int]] = defaultdict(list)
-        for i, point in enumerate(points):
-            stacks[point.hidden_layers, point.hidden_dim, point.batch_size].append(i)
+        """A predictor for each point, in their order."""
         data: tuple[SplitData, SplitData] | None = None
         trained: dict[int, TrainedPredictor] = {}
-        for positions in stacks.values():
+        for positions in stacks_of(points):
             paths = [self.folder / f"fold{fold:02d}-point{i:03d}.safetensors" for i in positions]
             if not all(path.is_file() for path in paths):
                 data = data or (self._data(split.train), self._data(split.valid))
