@@ -86,23 +86,6 @@ def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-def peak_rss_bytes() -> int:
-    """The most resident memory that this process has had.
-
-    Not ``ru_maxrss`` where it can be helped: on Linux that survives an exec, so a child begins
-    with the peak of the process that started it.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        import resource
-
-        unit = 1 if platform.system() == "Darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
-
-
 def machine(device: torch.device) -> dict[str, Any]:
     """Where the numbers were measured, and how busy it was at the start."""
     facts: dict[str, Any] = {

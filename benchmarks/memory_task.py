@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import peak_rss_bytes
+from peak_memory import peak_rss_bytes
 
 from serab_byols import ByolsModel, create_model, embed_file, get_timestamp_embeddings, save_checkpoint
 from serab_byols.cli import main as cli
