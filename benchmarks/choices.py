@@ -1,8 +1,8 @@
 """What the choices cost in accuracy: weights, normalisation, frames, dense frames, precision.
 
-``python benchmarks/choices.py`` measures on the labelled clips beside the repository (or those of ``--task``) and
-writes the tables of docs/choices.md. Results are kept in the folder of the run, so that a killed run goes on and
-new weights cost only their own rows. Nothing is timed: numbers do not depend on what else the machine does.
+``python benchmarks/choices.py`` measures on the labelled clips beside the repository (or those of ``--task``)
+and writes the tables of docs/choices.md. Results are kept in the folder of the run, so that a killed run goes
+on and new weights cost only their own rows. Nothing is timed: what else the machine does changes no number.
 """
 
 from __future__ import annotations
@@ -250,8 +250,10 @@ def _embedded(clips: list[np.ndarray], model: ByolsModel, frames: Frames | None)
     if frames is None:
         yield from get_scene_embeddings(clips, model).numpy()
     else:
-        options = {"frame_duration": frames.frame_ms, "hop_size": frames.hop_ms, "dense": frames.dense}
-        yield from (e.mean(dim=0).numpy() for e in get_timestamp_embeddings(clips, model, **options)[0])
+        of_clips, _ = get_timestamp_embeddings(
+            clips, model, frames.frame_ms, frames.hop_ms, dense=frames.dense
+        )
+        yield from (embeddings.mean(dim=0).numpy() for embeddings in of_clips)
 
 
 def _source_clips(task: Task) -> list[SourceClip]:
@@ -281,8 +283,10 @@ def weights_table(benchmark: Benchmark, choices: Sequence[Choice]) -> str:
         words, events = benchmark.words(choice, Frames()), benchmark.events(choice, Frames())
         cells = score_cells(benchmark.clips(choice), tasks)
         rows.append([choice.name, architecture(model), *cells, f"{words:.3f}", _mean(events)])
-    for features in [*random_features(models), log_mel_features()]:
-        rows.append([features.name, "", *score_cells(benchmark.baseline(features), tasks), "", ""])
+    rows += [
+        [features.name, "", *score_cells(benchmark.baseline(features), tasks), "", ""]
+        for features in [*random_features(models), log_mel_features()]
+    ]
     return markdown_table(["weights", "encoder", *tasks, "words", "events"], rows)
 
 
@@ -372,7 +376,9 @@ TABLES = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_task_option(parser)
     parser.add_argument(
         "--spoken",

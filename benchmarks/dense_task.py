@@ -90,7 +90,7 @@ def _second(segment: Segment) -> np.ndarray:
 
 
 def accuracies(trained: np.ndarray, tested: np.ndarray, streams: Sequence[Sequence[Word]]) -> list[float]:
-    """Of each fold, by a classifier of the frames of the others, trained and tested on either kind of frames."""
+    """Of each fold, by a classifier trained on frames of the others; both arrays have the same rows."""
     words = [word for stream in streams for word in stream]
     labels = np.repeat([word.label for word in words], len(FRAMES))
     folds = np.repeat([word.fold for word in words], len(FRAMES))

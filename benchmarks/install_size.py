@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ HEAVY = "torch"
 
 
 class InstallSize(NamedTuple):
-    """Of a package, in bytes, without bytecode.
+    """Of packages, in bytes, without bytecode.
 
     Attributes:
         total: with everything that it requires.
@@ -32,20 +32,21 @@ class InstallSize(NamedTuple):
     missing: list[str]
 
 
-def install_size(package: str, editable_data: Iterable[Path] = ()) -> InstallSize:
-    """The size of a package with its requirements, extras left out.
+def install_size(packages: Sequence[str], editable_data: Iterable[Path] = ()) -> InstallSize:
+    """The size of packages with their requirements, extras left out.
 
     Args:
-        package: the name of its distribution.
-        editable_data: files that a wheel of it would contain beside its modules; counted where it is
+        packages: names of distributions.
+        editable_data: files that a wheel of the first would contain beside its modules; counted where it is
             installed in place, since no list of files has them then.
     """
     found = installed()
-    needed, missing = requirements(package, found)
-    of_torch = requirements(HEAVY, found)[0] if HEAVY in needed else set()
+    needed, missing = requirements(packages, found)
+    of_torch = requirements([HEAVY], found)[0] if HEAVY in needed else set()
     sizes = {name: _size(found[name]) for name in needed}
-    if _is_editable(found[canonicalize_name(package)]):
-        sizes[canonicalize_name(package)] += sum(path.stat().st_size for path in set(editable_data))
+    first = canonicalize_name(packages[0])
+    if _is_editable(found[first]):
+        sizes[first] += sum(path.stat().st_size for path in set(editable_data))
     total = sum(sizes.values())
     return InstallSize(total, total - sum(sizes[name] for name in of_torch), sorted(missing))
 
@@ -58,11 +59,11 @@ def installed() -> dict[str, Distribution]:
     return found
 
 
-def requirements(package: str, found: Mapping[str, Distribution]) -> tuple[set[str], set[str]]:
-    """The package and all that it requires: those that are installed, and those that are not."""
+def requirements(packages: Sequence[str], found: Mapping[str, Distribution]) -> tuple[set[str], set[str]]:
+    """The packages and all that they require: those that are installed, and those that are not."""
     needed: set[str] = set()
     missing: set[str] = set()
-    waiting = [canonicalize_name(package)]
+    waiting: list[str] = [canonicalize_name(package) for package in packages]
     while waiting:
         name = waiting.pop()
         if name in needed or name in missing:
@@ -71,9 +72,11 @@ def requirements(package: str, found: Mapping[str, Distribution]) -> tuple[set[s
             missing.add(name)
             continue
         needed.add(name)
-        for requirement in map(Requirement, found[name].requires or ()):
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                waiting.append(canonicalize_name(requirement.name))
+        waiting += [
+            canonicalize_name(requirement.name)
+            for requirement in map(Requirement, found[name].requires or ())
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ]
     return needed, missing
 
 

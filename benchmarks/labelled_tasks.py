@@ -70,8 +70,8 @@ def add_task_option(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=_named_manifest,
         metavar="NAME=MANIFEST",
-        help="labelled clips, as `serab-byols probe` takes them: the rows whose column 'task' is NAME, or all of "
-        "a list without such a column; may be repeated (default: the tasks of ../shared/data/eval)",
+        help="labelled clips, as `serab-byols probe` takes them: rows whose column 'task' is NAME, or all "
+        "of a list without such a column; may be repeated (default: the tasks of ../shared/data/eval)",
     )
 
 

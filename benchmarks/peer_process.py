@@ -1,8 +1,8 @@
 """Features of clips by one candidate, in a process of its own, with times, peak memory and install size.
 
-``python peer_process.py KIND [ARGUMENT] --clips LIST --output OUT.npz [--core N]``, where LIST has the path of
-a WAV file (mono, 16 kHz) a line. ``benchmarks/peers.py`` starts it, with the Python of our environment or that of
-the peers. It therefore imports numpy, soundfile and ``packaging``, and what the candidate needs, nothing else.
+``python peer_process.py KIND [ARGUMENT] --clips LIST --output OUT.npz [--core N]``, where LIST has the path
+of a WAV file (mono, 16 kHz) a line. ``benchmarks/peers.py`` starts it, with the Python of our environment or
+that of the peers. It therefore imports numpy, soundfile, ``packaging`` and what the candidate needs, no more.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +25,8 @@ from install_size import install_size
 from peak_memory import peak_rss_bytes
 
 SAMPLE_RATE_HZ = 16000
-CREPE_HOP_MS = 50
+CREPE_HOP_MS = {"full": 100, "tiny": 10}
+"""Of frames. Every 10 ms is its default, at which the full model takes ten times as long as here."""
 
 
 class Candidate(NamedTuple):
@@ -31,13 +35,13 @@ class Candidate(NamedTuple):
     Attributes:
         features: of a clip (n,), float32, at 16 kHz: (D,).
         n_parameters: trained or random numbers of a network.
-        package: the distribution that has to be installed.
-        package_data: files of it that are elsewhere as long as it is installed in place.
+        packages: the distributions that have to be installed with all that they require, the main one first.
+        package_data: files of the first that are elsewhere as long as it is installed in place.
     """
 
     features: Callable[[np.ndarray], np.ndarray]
     n_parameters: int
-    package: str
+    packages: tuple[str, ...]
     package_data: tuple[Path, ...] = ()
 
 
@@ -49,7 +53,7 @@ def model(weights: str) -> Candidate:
 
 
 def random_weights(weights: str) -> Candidate:
-    """Scene embeddings of the architecture of a checkpoint with random weights, as ``probe --random`` does."""
+    """Scene embeddings of a checkpoint's architecture with random weights, as ``probe --random`` has them."""
     import serab_byols
     from serab_byols.probe.features import random_model
 
@@ -62,7 +66,7 @@ def _of_model(byols: Any) -> Candidate:
     def features(samples: np.ndarray) -> np.ndarray:
         return get_scene_embeddings([samples], byols)[0].numpy()
 
-    return Candidate(features, _n_parameters(byols), "serab-byols", _bundled_files())
+    return Candidate(features, _n_parameters(byols), ("serab-byols",), _bundled_files())
 
 
 def statistics() -> Candidate:
@@ -71,7 +75,9 @@ def statistics() -> Candidate:
     from serab_byols.probe.features import clip_statistics
 
     frontend = TorchFrontend()
-    return Candidate(lambda samples: clip_statistics(samples, frontend), 0, "serab-byols", _bundled_files())
+    return Candidate(
+        lambda samples: clip_statistics(samples, frontend), 0, ("serab-byols",), _bundled_files()
+    )
 
 
 def _bundled_files() -> tuple[Path, ...]:
@@ -97,23 +103,26 @@ def resemblyzer() -> Candidate:
             voiced = audio.normalize_volume(samples, hparams.audio_norm_target_dBFS, increase_only=True)
         return np.asarray(encoder.embed_utterance(voiced))
 
-    return Candidate(features, _n_parameters(encoder), "resemblyzer")
+    return Candidate(features, _n_parameters(encoder), ("resemblyzer", "webrtcvad-wheels"))
 
 
-def torchcrepe() -> Candidate:
-    """The mean over time of CREPE's fifth layer (the full model), a frame every 50 ms."""
+def torchcrepe(capacity: str) -> Candidate:
+    """The mean over time of the fifth layer of CREPE, ``"full"`` or ``"tiny"``."""
+    if find_spec("torchaudio") is None:
+        # Only its reader of files, not used here, needs torchaudio, which has no release for this torch.
+        sys.modules["torchaudio"] = ModuleType("torchaudio")
     import torch
     import torchcrepe as crepe
 
-    hop_samples = SAMPLE_RATE_HZ * CREPE_HOP_MS // 1000
+    hop_samples = SAMPLE_RATE_HZ * CREPE_HOP_MS[capacity] // 1000
 
     def features(samples: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            frames = crepe.embed(torch.from_numpy(samples)[None], SAMPLE_RATE_HZ, hop_samples, "full")
-        return frames[0].flatten(1).mean(dim=0).numpy()  # (T, 32, 64) to (2048,)
+            frames = crepe.embed(torch.from_numpy(samples)[None], SAMPLE_RATE_HZ, hop_samples, capacity)
+        return frames[0].flatten(1).mean(dim=0).numpy()  # (T, 32, D / 32) to (D,)
 
-    crepe.load.model("cpu", "full")
-    return Candidate(features, _n_parameters(crepe.infer.model), "torchcrepe")
+    crepe.load.model("cpu", capacity)
+    return Candidate(features, _n_parameters(crepe.infer.model), ("torchcrepe",))
 
 
 def opensmile(feature_set: str) -> Candidate:
@@ -125,7 +134,7 @@ def opensmile(feature_set: str) -> Candidate:
     def features(samples: np.ndarray) -> np.ndarray:
         return extractor.process_signal(samples, SAMPLE_RATE_HZ).to_numpy(np.float32)[0]
 
-    return Candidate(features, 0, "opensmile")
+    return Candidate(features, 0, ("opensmile",))
 
 
 KINDS: dict[str, Callable[..., Candidate]] = {
@@ -162,7 +171,9 @@ def _read(path: Path) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("kind", choices=list(KINDS))
-    parser.add_argument("argument", nargs="?", help="weights, or a feature set of openSMILE")
+    parser.add_argument(
+        "argument", nargs="?", help="weights, the capacity of CREPE, or a feature set of openSMILE"
+    )
     parser.add_argument("--clips", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--core", type=int, help="the only core to run on")
@@ -179,9 +190,9 @@ def main() -> None:
         "peak_bytes": peak_rss_bytes(),
         "embedding_size": features.shape[1],
         "n_parameters": candidate.n_parameters,
-        "package": candidate.package,
-        "version": version(candidate.package),
-        **install_size(candidate.package, candidate.package_data)._asdict(),
+        "package": candidate.packages[0],
+        "version": version(candidate.packages[0]),
+        **install_size(candidate.packages, candidate.package_data)._asdict(),
     }
     np.savez(options.output, features=features, facts=json.dumps(facts))
 

@@ -1,11 +1,11 @@
 """This library's weights beside random ones, hand-made statistics, Resemblyzer, torchcrepe and openSMILE.
 
-``python benchmarks/peers.py`` measures accuracy (linear probe, full and 8 clips a label), then times, memory and
-sizes on one core, and writes the table into docs/peers.md. Every candidate runs in a process of its own
+``python benchmarks/peers.py`` measures accuracy (linear probe, full and 8 clips a label), then speed and
+memory on one core, and writes the table of docs/peers.md. Every candidate runs in a process of its own
 (``peer_process.py``). The peers' packages are in an environment of their own, made from
-``peers-requirements.txt`` in the folder of the run, or one that ``--peers-python`` names. Results are kept in the
-folder of the run: accuracy is not measured again while clips and weights are the same, and each step can be
-done when it suits, ``--only accuracy`` at any time, ``--only speed`` on a quiet machine.
+``peers-requirements.txt`` in the folder of the run, or one that ``--peers-python`` names. Results are kept in
+the folder of the run: accuracy is not measured again while clips and weights are the same, and each step can
+be done when it suits, ``--only accuracy`` at any time, ``--only speed`` on a quiet machine.
 """
 
 from __future__ import annotations
@@ -62,14 +62,15 @@ class Contender:
 
 PEERS = (
     Contender("Resemblyzer", ("resemblyzer",), True),
-    Contender("torchcrepe, full, mean over time", ("torchcrepe",), True),
+    Contender("torchcrepe full, mean over time", ("torchcrepe", "full"), True),
+    Contender("torchcrepe tiny, mean over time", ("torchcrepe", "tiny"), True),
     Contender("openSMILE eGeMAPSv02", ("opensmile", "eGeMAPSv02"), True),
     Contender("openSMILE ComParE 2016", ("opensmile", "ComParE_2016"), True),
 )
 
 
 def contenders(more_weights: Sequence[Path]) -> list[Contender]:
-    """All rows: each bundled checkpoint and those given, their architectures with random weights, and the rest."""
+    """All rows: bundled checkpoints and those given, their architectures with random weights, the rest."""
     weights = bundled() | {path.stem: path for path in more_weights}
     ours = [Contender(name, ("model", str(path))) for name, path in weights.items()]
     architectures = {architecture(load_model(path)): path for path in weights.values()}
@@ -123,8 +124,9 @@ class Run:
         if not (environment / "complete").exists():
             _say(f"installing peers-requirements.txt into {environment}")
             venv.create(environment, with_pip=True, clear=True)
-            install = ["-m", "pip", "install", "--quiet", "--no-deps", "-r", HERE / "peers-requirements.txt"]
-            subprocess.run([python, *install], check=True)
+            listed = str(HERE / "peers-requirements.txt")
+            install = ["-m", "pip", "install", "--quiet", "--no-deps", "-r", listed]
+            subprocess.run([str(python), *install], check=True)
             (environment / "complete").touch()
         return python
 
@@ -244,15 +246,15 @@ def summarised(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def page_content(results: Results, rows: Sequence[str], command: Sequence[str]) -> str:
     """The generated part of docs/peers.md."""
     tasks = results.get("tasks", [])
-    columns = ["features", "D", "parameters", *tasks, "× real time", "peak MB", "installed MB"]
+    columns = ["features", "D", "parameters", *tasks, "times real time", "peak MB", "installed MB"]
     lines = [_cells(name, results, tasks) for name in rows]
     parts = [f"Accuracy: {provenance(command, results['accuracy_machine'])}"] if tasks else []
     if "speed_machine" in results:
         of, where = results["speed_of"], results["speed_machine"]
         low, high = where["load_averages"]
         parts.append(
-            f"Speed and memory: {provenance(command, where)} {of['n_clips']} clips, {of['audio_s']:.0f} s of audio, "
-            f"median of {of['n_rounds']} rounds; the load average was {low} at the start and {high} at the end."
+            f"Speed and memory: {provenance(command, where)} {of['n_clips']} clips, {of['audio_s']:.0f} s of "
+            f"audio, median of {of['n_rounds']} rounds; load average {low} at the start, {high} at the end."
         )
     else:
         parts.append("Speed and memory: not measured yet.")
@@ -298,7 +300,9 @@ def _say(text: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_task_option(parser)
     parser.add_argument(
         "--model", action="append", type=Path, default=[], metavar="CKPT", help="weights beside the bundled"

@@ -1,6 +1,6 @@
-"""The library as a HEAR module whose timestamps have options, for ``serab-byols hear evaluate`` in this folder:
+"""The library as a HEAR module whose timestamps have options.
 
-    serab-byols hear evaluate timestamp_options --tasks tasks --model-options '{"dense": true}'
+In this folder: ``serab-byols hear evaluate timestamp_options --tasks DIR --model-options '{"dense": true}'``.
 """
 
 from __future__ import annotations
