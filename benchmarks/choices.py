@@ -21,13 +21,20 @@ import numpy as np
 import torch
 from dense_task import accuracies, frames_of_words, streams_of_words
 from generated_page import markdown_table, provenance, write_part
-from labelled_tasks import ROOT, LabelledTasks, add_task_option, read_tasks, score_cells
+from labelled_tasks import (
+    ROOT,
+    LabelledTasks,
+    add_model_option,
+    add_task_option,
+    named_weights,
+    read_tasks,
+    score_cells,
+)
 from measure import machine, relative_difference
 from soundscapes import Composition, make_soundscape_task
 
 from serab_byols import ByolsModel, get_scene_embeddings, get_timestamp_embeddings, load_model
 from serab_byols.atomic_write import atomic_write
-from serab_byols.checkpoint.registry import bundled
 from serab_byols.corpus.decoding import AudioClip
 from serab_byols.corpus.provenance import describe_model
 from serab_byols.corpus.segments import Segment
@@ -77,8 +84,8 @@ class Frames:
 
 FRAMES = (
     *(Frames(frame_ms) for frame_ms in (250.0, 500.0, 1000.0, 2000.0)),
-    *(Frames(hop_ms=hop_ms) for hop_ms in (25.0, 100.0, 200.0)),
-    *(Frames(frame_ms, dense=True) for frame_ms in (250.0, 500.0, 1000.0)),
+    *(Frames(hop_ms=hop_ms) for hop_ms in (100.0, 200.0)),
+    *(Frames(frame_ms, dense=True) for frame_ms in (500.0, 1000.0)),
 )
 
 
@@ -88,13 +95,13 @@ class Choice:
 
     Attributes:
         name: of the weights.
-        path: of them.
+        path: of them, or their name.
         normalization: as ``load_model`` takes it.
         dtype: of the encoder.
     """
 
     name: str
-    path: Path
+    path: str
     normalization: Any = "auto"
     dtype: str = "float32"
 
@@ -185,7 +192,7 @@ class Benchmark:
                 "hop_size": frames.hop_ms,
                 "dense": frames.dense,
             }
-            module = HearModule("timestamp_options", str(choice.path), options)
+            module = HearModule("timestamp_options", choice.path, options)
             task = replace(read_task(self._soundscapes()), task_grid=EVENT_GRID)
             return [result for seed in EVENT_SEEDS for result in self._evaluated(module, [task], seed, 4)]
 
@@ -196,7 +203,7 @@ class Benchmark:
         """Accuracy of the tasks by HEAR's protocol, grid ``fast``."""
 
         def compute() -> dict[str, float]:
-            module = HearModule("serab_byols", str(choice.path), {"normalization": choice.normalization})
+            module = HearModule("serab_byols", choice.path, {"normalization": choice.normalization})
             tasks = [read_task(self._hear_task(task)) for task in self.labelled.tasks]
             scores = self._evaluated(module, tasks, 42, 8, "fast")
             return dict(zip([task.name for task in self.labelled.tasks], scores))
@@ -237,7 +244,7 @@ class Benchmark:
 
 def _key(choice: Choice) -> list[Any]:
     facts = describe_model(choice.model())
-    return [facts["weights_sha256"][:16], choice.normalization, choice.dtype]
+    return [facts["weights_sha256"][:16], facts["normalization"], choice.dtype]
 
 
 def _samples(segment: Segment) -> np.ndarray:
@@ -311,7 +318,10 @@ def normalization_table(benchmark: Benchmark, choices: Sequence[Choice]) -> str:
             if choice is choices[0]:
                 words = f"{benchmark.words(chosen, Frames()):.3f}"
                 events = _mean(benchmark.events(chosen, Frames()))
-            cells = score_cells(benchmark.clips(chosen), tasks)
+            of_scenes = (
+                replace(chosen, normalization="batch") if rule == "hear2021" else chosen
+            )  # the same there
+            cells = score_cells(benchmark.clips(of_scenes), tasks)
             rows.append([choice.name, _rule(chosen), *cells, words, events])
     return markdown_table(["weights", "normalisation", *tasks, "words", "events"], rows)
 
@@ -386,21 +396,18 @@ def main(arguments: list[str] | None = None) -> None:
         default="arabic_kws20",
         help="the task of one-second words that streams and soundscapes are made of (default: %(default)s)",
     )
-    parser.add_argument(
-        "--model", action="append", type=Path, default=[], metavar="CKPT", help="weights beside the bundled"
-    )
+    add_model_option(parser)
     parser.add_argument("--run", type=Path, default=Path("choices-run"), metavar="FOLDER")
     parser.add_argument("--only", choices=list(TABLES), action="append", help="this table; may be repeated")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "choices.md", metavar="FILE")
     options = parser.parse_args(arguments)
     benchmark = Benchmark(read_tasks(options.task), options.spoken, options.run)
-    choices = [Choice(name, path) for name, path in bundled().items()]
-    choices += [Choice(path.stem, path) for path in options.model]
+    choices = [Choice(name, path) for name, path in named_weights(options.model).items()]
     for name in options.only or TABLES:
         table = TABLES[name](benchmark, choices)
         print(table, flush=True)
         write_part(options.page, name, table)
-    command = ["benchmarks/choices.py", *(f"--model={path.name}" for path in options.model)]
+    command = ["benchmarks/choices.py", *(f"--model={Path(name).name}" for name in options.model)]
     write_part(options.page, "run", f"Tables by {provenance(command, machine(torch.device('cpu')))}")
 
 

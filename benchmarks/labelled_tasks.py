@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from serab_byols.checkpoint.registry import bundled
 from serab_byols.corpus.segments import Segment
 from serab_byols.errors import InvalidInputError
 from serab_byols.probe.evaluation import evaluate
@@ -73,6 +74,23 @@ def add_task_option(parser: argparse.ArgumentParser) -> None:
         help="labelled clips, as `serab-byols probe` takes them: rows whose column 'task' is NAME, or all "
         "of a list without such a column; may be repeated (default: the tasks of ../shared/data/eval)",
     )
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """``--model``, which may be repeated."""
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="CKPT",
+        help="a checkpoint, or the name of published weights, to measure beside the bundled ones",
+    )
+
+
+def named_weights(more: Sequence[str]) -> dict[str, str]:
+    """Paths, or names, of the bundled checkpoints and of others by the names that tables have for them."""
+    paths = {name: str(path) for name, path in bundled().items()}
+    return paths | {Path(text).stem: text for text in more}
 
 
 def _named_manifest(text: str) -> tuple[str, Path]:

@@ -27,13 +27,20 @@ import numpy as np
 import soundfile
 import torch
 from generated_page import markdown_table, provenance, write_part
-from labelled_tasks import ROOT, LabelledTasks, add_task_option, read_tasks, score_cells
+from labelled_tasks import (
+    ROOT,
+    LabelledTasks,
+    add_model_option,
+    add_task_option,
+    named_weights,
+    read_tasks,
+    score_cells,
+)
 from measure import machine
 from peer_process import SAMPLE_RATE_HZ
 
 from serab_byols import load_model
 from serab_byols.atomic_write import atomic_write
-from serab_byols.checkpoint.registry import bundled
 from serab_byols.corpus.decoding import AudioClip
 from serab_byols.probe.features import architecture
 
@@ -69,12 +76,12 @@ PEERS = (
 )
 
 
-def contenders(more_weights: Sequence[Path]) -> list[Contender]:
+def contenders(more_weights: Sequence[str]) -> list[Contender]:
     """All rows: bundled checkpoints and those given, their architectures with random weights, the rest."""
-    weights = bundled() | {path.stem: path for path in more_weights}
-    ours = [Contender(name, ("model", str(path))) for name, path in weights.items()]
+    weights = named_weights(more_weights)
+    ours = [Contender(name, ("model", path)) for name, path in weights.items()]
     architectures = {architecture(load_model(path)): path for path in weights.values()}
-    random = [Contender(f"random weights, {a}", ("random", str(path))) for a, path in architectures.items()]
+    random = [Contender(f"random weights, {a}", ("random", path)) for a, path in architectures.items()]
     return [*ours, *random, Contender("log-mel and MFCC statistics", ("statistics",)), *PEERS]
 
 
@@ -304,9 +311,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_task_option(parser)
-    parser.add_argument(
-        "--model", action="append", type=Path, default=[], metavar="CKPT", help="weights beside the bundled"
-    )
+    add_model_option(parser)
     parser.add_argument(
         "--run", type=Path, default=Path("peers-run"), metavar="FOLDER", help="(default: %(default)s)"
     )
@@ -339,7 +344,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _public(options: argparse.Namespace) -> list[str]:
     """The arguments that decide what is in the table, without the folders of this machine."""
     shown = [f"--task={name}={path.name}" for name, path in options.task or ()]
-    return shown + [f"--model={path.name}" for path in options.model]
+    return shown + [f"--model={Path(weights).name}" for weights in options.model]
 
 
 if __name__ == "__main__":

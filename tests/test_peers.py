@@ -211,7 +211,7 @@ def test_the_table_of_peers_before_and_after_the_speed_step():
 def test_every_bundled_checkpoint_and_architecture_is_a_row(tiny_checkpoint):
     from peers import PEERS, contenders
 
-    rows = contenders([tiny_checkpoint])
+    rows = contenders([str(tiny_checkpoint)])
     models = {row.name for row in rows if row.arguments[0] == "model"}
     assert models == {*bundled(), tiny_checkpoint.stem}
     assert {"random weights, default d=16"} < {row.name for row in rows if row.arguments[0] == "random"}
