@@ -38,6 +38,7 @@ from serab_byols.atomic_write import atomic_write
 from serab_byols.corpus.decoding import AudioClip
 from serab_byols.corpus.provenance import describe_model
 from serab_byols.corpus.segments import Segment
+from serab_byols.errors import InvalidInputError
 from serab_byols.hear import FRAME_DURATION_MS, HOP_SIZE_MS
 from serab_byols.hear_benchmark.embedding_module import HearModule
 from serab_byols.hear_benchmark.task_evaluation import Protocol, evaluate_tasks
@@ -55,6 +56,7 @@ CLIPS_OF_A_CALL = 64
 FIXED = (-6.0, 5.0)
 RULES: tuple[Any, ...] = ("auto", "clip", "batch", "hear2021", FIXED)
 
+HEAR_GRID = "fast"
 EVENT_LABELS = 8
 EVENT_SEEDS = (42, 43, 44)
 SOUNDSCAPES = Composition({"train": 60, "valid": 15, "test": 45}, duration_s=12, n_events=6)
@@ -122,7 +124,12 @@ class Benchmark:
     def __init__(self, labelled: LabelledTasks, spoken: str, folder: Path) -> None:
         self.labelled = labelled
         self.folder = folder
-        (self.spoken,) = (task for task in labelled.tasks if task.name == spoken)
+        by_name = {task.name: task for task in labelled.tasks}
+        if spoken not in by_name:
+            raise InvalidInputError(
+                f"there is no task {spoken!r} to speak words; there are {', '.join(by_name)}"
+            )
+        self.spoken = by_name[spoken]
         self._path = folder / "results.json"
         self._results: dict[str, Any] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -200,15 +207,15 @@ class Benchmark:
         return self._kept(compute, "events", _key(choice), asdict(frames), settings)
 
     def hear(self, choice: Choice) -> dict[str, float]:
-        """Accuracy of the tasks by HEAR's protocol, grid ``fast``."""
+        """Accuracy of the tasks by HEAR's protocol."""
 
         def compute() -> dict[str, float]:
             module = HearModule("serab_byols", choice.path, {"normalization": choice.normalization})
             tasks = [read_task(self._hear_task(task)) for task in self.labelled.tasks]
-            scores = self._evaluated(module, tasks, 42, 8, "fast")
+            scores = self._evaluated(module, tasks, 42, 8, HEAR_GRID)
             return dict(zip([task.name for task in self.labelled.tasks], scores))
 
-        return self._kept(compute, "hear", _key(choice))
+        return self._kept(compute, "hear", _key(choice), HEAR_GRID)
 
     def _evaluated(
         self, module: HearModule, tasks: list[HearTask], seed: int, n_points: int, grid: str = "faster"
