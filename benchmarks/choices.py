@@ -87,7 +87,7 @@ class Frames:
 FRAMES = (
     *(Frames(frame_ms) for frame_ms in (250.0, 500.0, 1000.0, 2000.0)),
     *(Frames(hop_ms=hop_ms) for hop_ms in (100.0, 200.0)),
-    *(Frames(frame_ms, dense=True) for frame_ms in (500.0, 1000.0)),
+    Frames(dense=True),
 )
 
 

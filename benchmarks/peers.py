@@ -69,10 +69,10 @@ class Contender:
 
 PEERS = (
     Contender("Resemblyzer", ("resemblyzer",), True),
-    Contender("torchcrepe full, mean over time", ("torchcrepe", "full"), True),
-    Contender("torchcrepe tiny, mean over time", ("torchcrepe", "tiny"), True),
     Contender("openSMILE eGeMAPSv02", ("opensmile", "eGeMAPSv02"), True),
     Contender("openSMILE ComParE 2016", ("opensmile", "ComParE_2016"), True),
+    Contender("torchcrepe tiny", ("torchcrepe", "tiny"), True),
+    Contender("torchcrepe full", ("torchcrepe", "full"), True),
 )
 
 
