@@ -26,7 +26,7 @@ from peak_memory import peak_rss_bytes
 
 SAMPLE_RATE_HZ = 16000
 CREPE_HOP_MS = {"full": 200, "tiny": 20}
-"""Of frames. Every 10 ms is the default of torchcrepe, slower than real time on a core with the full model."""
+"""Of frames. The default is 10 ms, with which the full model is slower than real time on a core."""
 
 
 class Candidate(NamedTuple):
