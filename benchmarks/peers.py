@@ -80,7 +80,9 @@ def contenders(more_weights: Sequence[str]) -> list[Contender]:
     """All rows: bundled checkpoints and those given, their architectures with random weights, the rest."""
     weights = named_weights(more_weights)
     ours = [Contender(name, ("model", path)) for name, path in weights.items()]
-    architectures = {architecture(load_model(path)): path for path in weights.values()}
+    architectures: dict[str, str] = {}
+    for path in weights.values():
+        architectures.setdefault(architecture(load_model(path)), path)
     random = [Contender(f"random weights, {a}", ("random", path)) for a, path in architectures.items()]
     return [*ours, *random, Contender("log-mel and MFCC statistics", ("statistics",)), *PEERS]
 
