@@ -144,8 +144,12 @@ def test_tasks_are_named_on_the_command_line(tmp_path):
     assert len(read.segments) == 20
     (tmp_path / "more").mkdir()
     with_task = manifest(tmp_path / "more", task="one")
-    (one,) = read_tasks([("one", with_task)]).tasks
-    assert one.name == "one"
+    rows = with_task.read_text().splitlines()
+    with_task.write_text("\n".join([*rows[:9], *(row.replace(",one", ",two") for row in rows[9:])]))
+    (two,) = read_tasks([("two", with_task)]).tasks
+    assert (two.name, len(two.segments)) == ("two", 12)
+    with pytest.raises(InvalidInputError, match="no task 'three'; it has one, two"):
+        read_tasks([("three", with_task)])
     with pytest.raises(SystemExit):
         parser.parse_args(["--task", str(path)])
     assert read.digest() != read_tasks([("other", path)]).digest()
