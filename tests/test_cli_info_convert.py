@@ -169,6 +169,18 @@ def test_convert_stores_statistics_and_facts(option: list[str], pth: Path, tmp_p
     assert stored == {"converted_from": "weights.pth", "licence": "MIT", "note": "a = b"}
 
 
+def test_convert_to_half_precision(pth: Path, tmp_path: Path) -> None:
+    paths = {dtype: tmp_path / f"{dtype}.safetensors" for dtype in ("float32", "float16")}
+    for dtype, path in paths.items():
+        assert main(["convert", str(pth), str(path), "--dtype", dtype]) == EXIT_OK
+    assert paths["float16"].stat().st_size < 0.6 * paths["float32"].stat().st_size
+    clip = torch.from_numpy(voice(0, 1.0))[None]
+    whole, half = (get_scene_embeddings(clip, load_model(path)) for path in paths.values())
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, whole)
+    assert_close_to_peak(half, whole, 1e-3)
+
+
 def test_convert_onto_itself_keeps_what_a_file_knows(own: Path) -> None:
     before = embeddings(own)
     assert main(["convert", str(own), str(own)]) == EXIT_OK
