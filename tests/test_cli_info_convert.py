@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from parity_data import PUBLISHED_512 as PUBLISHED
+from parity_data import assert_close_to_peak
+from sounds import voice
 
 import serab_byols
-from serab_byols import create_model, load_model, save_checkpoint
+from serab_byols import create_model, get_scene_embeddings, load_model, save_checkpoint
 from serab_byols.checkpoint import read_checkpoint, weights_sha256
 from serab_byols.cli import main
 from serab_byols.cli.options import EXIT_BAD_FILES, EXIT_OK, EXIT_USAGE

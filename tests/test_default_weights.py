@@ -60,7 +60,8 @@ def test_a_card_has_command_commit_data_and_scores(path):
     facts = read_checkpoint(path).training_facts
     # Line breaks and where commands may be continued are a matter of taste.
     command = re.sub(r"[\\\s]+", " ", card)
-    assert f"--size {facts['recipe']['encoder_config']['d']}" in command
+    d = facts["recipe"]["encoder_config"]["d"]
+    assert f"--size {d}" in command or f"wide.safetensors {d}" in command
     for option in ("steps", "lr", "batch-size", "warmup-steps"):
         given = [float(number) for number in re.findall(rf"--{option} (\S+)", command)]
         assert facts["recipe"][option.replace("-", "_")] in given

@@ -45,7 +45,7 @@ def add_parser(commands: Commands) -> None:
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
         help="type of the weights in the file (default: that of the input); float16 has half the bytes and "
-        "moves embeddings by less than 1e-3 of the largest value",
+        "moves embeddings by some 1e-3 of the largest value",
     )
     add_cache_dir(parser)
     parser.set_defaults(run=_convert, error_status=EXIT_BAD_FILES)
