@@ -167,7 +167,7 @@ class Benchmark:
             vectors = dict(features.extract(self.labelled.segments, _raise))
             return self.labelled.scores(np.stack([vectors[i] for i in range(len(self.labelled.segments))]))
 
-        return self._kept(compute, "baseline", features.name)
+        return self._kept(compute, "baseline", features.name, features.description)
 
     def difference(self, choice: Choice, other: Choice) -> float:
         """The largest difference of embeddings, of the largest value."""

@@ -239,6 +239,11 @@ def _spread(labelled: LabelledTasks, n_clips: int) -> list[int]:
     return chosen
 
 
+def _rounded(times: float) -> str:
+    """To three digits, without an exponent."""
+    return f"{times:.0f}" if times >= 100 else f"{times:.3g}"
+
+
 def summarised(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Speed and memory over the rounds of one candidate."""
     times_real_time = [facts["audio_s"] / facts["seconds"] for facts in rounds]
@@ -280,7 +285,8 @@ def _cells(name: str, results: Results, tasks: Sequence[str]) -> list[str]:
         n_parameters = f"{facts['n_parameters'] / 1e6:.1f} M" if facts["n_parameters"] else "0"
         installed = f"{facts['total'] / 1e6:.0f} ({facts['without_torch'] / 1e6:.0f})"
     if speed:
-        times = f"{speed['times_real_time']:.3g} ({speed['slowest']:.3g}-{speed['fastest']:.3g})"
+        median, *ends = (_rounded(speed[name]) for name in ("times_real_time", "slowest", "fastest"))
+        times = f"{median} ({'-'.join(ends)})"
         peak = f"{speed['peak_bytes'] / 1e6:.0f}"
     return [name, size, n_parameters, *score_cells(entry.get("scores"), tasks), times, peak, installed]
 
