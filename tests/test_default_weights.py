@@ -30,8 +30,9 @@ def test_the_default_weights_give_the_stored_embeddings():
         np.testing.assert_allclose(embedding, stored[name], atol=1e-4 * np.abs(stored[name]).max())
 
 
-def test_both_checkpoints_are_there():
-    assert set(NAMES) >= {"byols-audiontt-512-distilled", "byols-audiontt-512-scratch"}
+def test_all_checkpoints_are_there():
+    names = ("512-distilled", "512-scratch", "2048-distilled")
+    assert set(NAMES) >= {f"byols-audiontt-{name}" for name in names}
 
 
 @pytest.mark.parametrize(("encoder", "name"), DEFAULT_WEIGHTS.items())
