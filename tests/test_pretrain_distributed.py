@@ -37,6 +37,7 @@ def network_of(name):
         batch_size=N_ALL,
         mixup_memory=32,
         dropout=0.0,
+        contrastive_weight=0.5,
         hybrid_weight=0.5,
         teacher_weight=float(is_default),
         teacher_time_step_weight=float(is_default),
@@ -62,7 +63,7 @@ def two_steps(network, share, given=None):
     """
     own = [views_of(network, share, step) for step in range(2)]
     # In float32 a change of order alone moves some of these gradients by a hundredth.
-    for part in (network.encoder, network.byol, network.hybrid, network.distillation):
+    for part in (network.encoder, network.byol, network.contrastive, network.hybrid, network.distillation):
         if part is not None:
             part.double()
     if network.distillation is not None:

@@ -20,6 +20,7 @@ from serab_byols.encoders import ENCODERS, create_encoder
 from serab_byols.errors import InvalidInputError, MissingExtraError
 from serab_byols.pretrain.byol import Byol, Head, distance, relative_spread
 from serab_byols.pretrain.config import PretrainConfig
+from serab_byols.pretrain.contrastive import TEMPERATURE, Contrastive
 from serab_byols.pretrain.crops import Clip
 from serab_byols.pretrain.distillation import Distillation, Teacher
 from serab_byols.pretrain.feature_table import opensmile_features
@@ -46,6 +47,37 @@ def encoder_of(name="default", dropout=0.0):
 
 def views(n=4, n_columns=32):
     return [torch.randn(n, 1, 64, n_columns) for _ in range(2)]
+
+
+def test_the_contrastive_loss_is_the_cross_entropy_of_finding_the_other_view():
+    contrastive, online = Contrastive(8), [torch.randn(3, 8) for _ in range(2)]
+    projected = [contrastive.projector(embedding) for embedding in online]
+    rows = torch.cat([view / view.norm(dim=1, keepdim=True) for view in projected])
+    losses = []
+    for i in range(6):
+        others = torch.stack([rows[i] @ rows[j] for j in range(6) if j != i]).div(TEMPERATURE).exp()
+        losses.append(-torch.log((rows[i] @ rows[(i + 3) % 6] / TEMPERATURE).exp() / others.sum()))
+    torch.testing.assert_close(contrastive.loss(online), torch.stack(losses).mean())
+
+
+def test_the_contrastive_loss_is_small_for_equal_views_of_crops_that_differ():
+    contrastive, embedding = Contrastive(8), torch.randn(4, 8)
+    same = torch.randn(1, 8).repeat(4, 1)
+    assert contrastive.loss([same, same]).item() == pytest.approx(math.log(2 * 4 - 1), rel=1e-5)
+    assert contrastive.loss([embedding, embedding]) < contrastive.loss([embedding, embedding.roll(1, 0)])
+
+
+def test_contrastive_learning_has_two_views_and_no_target_network():
+    config = PretrainConfig(
+        encoder_config={"d": 8}, byol_weight=0, contrastive_weight=2, crop_s=0.32, batch_size=4
+    )
+    network = PretrainNetwork(config, crops_per_epoch=4)
+    assert config.n_views == 2
+    assert network.byol is None
+    losses, _ = network.losses(views(), torch.arange(4))
+    assert set(losses) == {"contrastive"}
+    losses["contrastive"].backward()
+    assert all(parameter.grad is not None for parameter in network.encoder.parameters())
 
 
 def test_the_loss_is_the_symmetric_squared_distance_of_directions():
@@ -315,7 +347,7 @@ NUMBERS = [name for name, value in asdict(PretrainConfig()).items() if type(valu
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "1", 1e39])
 def test_every_number_is_finite_and_a_number(value):
-    assert len(NUMBERS) == 20
+    assert len(NUMBERS) == 21
     for name in NUMBERS:
         with pytest.raises(InvalidInputError, match=f"{name} must be"):
             PretrainConfig(**{name: value})

@@ -103,6 +103,7 @@ def _add_tasks(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--byol-weight", type=float, metavar="X", help="of BYOL's loss (default: 1, with a teacher 0)"
     )
+    _add_fields(group, PretrainConfig, "contrastive_weight")
     group.add_argument(
         "--hybrid",
         metavar="FEATURES",

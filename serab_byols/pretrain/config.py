@@ -16,7 +16,13 @@ from serab_byols.normalization import parse_normalization
 
 SCHEDULES = ("constant", "cosine")
 
-_WEIGHTS = ("byol_weight", "hybrid_weight", "teacher_weight", "teacher_time_step_weight")
+_WEIGHTS = (
+    "byol_weight",
+    "contrastive_weight",
+    "hybrid_weight",
+    "teacher_weight",
+    "teacher_time_step_weight",
+)
 _POSITIVE, _BELOW_ONE = math.ulp(0.0), 1 - 1e-6
 _INT64_MAX = 2**63 - 1
 _COUNTS = {
@@ -79,6 +85,7 @@ class PretrainConfig:
         post_norm: whether both views together are standardised before the networks.
         statistics: fixed mean and standard deviation of the log-mel; None to estimate them online.
         byol_weight: weight of BYOL's loss; 0: no target network.
+        contrastive_weight: weight of telling crops apart by their views (SimCLR, arXiv 2002.05709).
         hybrid_weight: weight of predicting features (arXiv 2203.16637); 0 without them.
         teacher_weight: weight of matching the embeddings of a teacher; 0 without one.
         teacher_time_step_weight: weight of matching its features per time step, before pooling, where
@@ -110,6 +117,7 @@ class PretrainConfig:
     post_norm: bool = True
     statistics: tuple[float, float] | None = None
     byol_weight: float = 1.0
+    contrastive_weight: float = 0.0
     hybrid_weight: float = 0.0
     teacher_weight: float = 0.0
     teacher_time_step_weight: float = 0.0
@@ -164,8 +172,8 @@ class PretrainConfig:
 
     @property
     def n_views(self) -> int:
-        """Two for BYOL; a teacher or a table needs only one."""
-        return 2 if self.byol_weight else 1
+        """Two for BYOL and contrastive learning; a teacher or a table needs only one."""
+        return 2 if self.byol_weight or self.contrastive_weight else 1
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step (from 0)."""

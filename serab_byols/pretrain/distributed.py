@@ -46,7 +46,12 @@ def own_share(batch_size: int) -> Share:
     n = n_processes()
     if batch_size % n:
         raise InvalidInputError(f"batch_size={batch_size} cannot be divided by {n} processes")
-    return Share(dist.get_rank() if n > 1 else 0, n, batch_size // n)
+    return Share(rank(), n, batch_size // n)
+
+
+def rank() -> int:
+    """Number of this process among those that train together, from 0."""
+    return dist.get_rank() if n_processes() > 1 else 0
 
 
 def n_processes() -> int:
@@ -85,6 +90,25 @@ def gather(x: torch.Tensor) -> torch.Tensor:
     parts = [torch.empty_like(x) for _ in range(n_processes())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+class _Gather(torch.autograd.Function):
+    """:func:`gather`; its gradient is the sum of what all processes send to the rows of each."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor) -> torch.Tensor:
+        return gather(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: torch.Tensor) -> torch.Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient.chunk(n_processes())[rank()]
+
+
+def gather_with_gradient(x: torch.Tensor) -> torch.Tensor:
+    """As :func:`gather`, differentiably."""
+    return _Gather.apply(x) if n_processes() > 1 else x
 
 
 def synchronize_batch_norms(module: nn.Module, device: torch.device) -> nn.Module:

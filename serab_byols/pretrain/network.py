@@ -9,6 +9,7 @@ from serab_byols.encoders import Encoder, create_encoder
 from serab_byols.errors import InvalidInputError
 from serab_byols.pretrain.byol import Byol
 from serab_byols.pretrain.config import PretrainConfig
+from serab_byols.pretrain.contrastive import Contrastive
 from serab_byols.pretrain.distillation import Distillation
 from serab_byols.pretrain.hybrid import Features, Hybrid
 from serab_byols.pretrain.training_forward import embed_with_steps
@@ -53,6 +54,7 @@ class PretrainNetwork(nn.Module):
             self.views = Views(config, EPOCHS_OF_STATISTICS * crops_per_epoch)
             size = self.encoder.embedding_size
             self.byol = Byol(self.encoder, size) if config.byol_weight else None
+            self.contrastive = Contrastive(size) if config.contrastive_weight else None
             self.hybrid = Hybrid(features, size) if features is not None and config.hybrid_weight else None
             self.distillation = (
                 Distillation(teacher, self.encoder, config)
@@ -82,6 +84,8 @@ class PretrainNetwork(nn.Module):
         losses = {}
         if self.byol is not None:
             losses["byol"] = c.byol_weight * self.byol.loss(embeddings, views)
+        if self.contrastive is not None:
+            losses["contrastive"] = c.contrastive_weight * self.contrastive.loss(embeddings)
         if self.hybrid is not None:
             losses["hybrid"] = c.hybrid_weight * self.hybrid.loss(embeddings, clips, log_mel)
         if self.distillation is not None:

@@ -247,6 +247,7 @@ def _facts(config: PretrainConfig, clips: list[Clip], models: _Models, step: int
     """What a person who finds the weights would ask."""
     weights = {
         "BYOL-S": config.byol_weight,
+        "contrastive learning": config.contrastive_weight,
         "prediction of features": config.hybrid_weight,
         "distillation": config.teacher_weight + config.teacher_time_step_weight,
     }
