@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import http.server
 import io
+import json
 import threading
 
 import numpy as np
@@ -113,13 +114,25 @@ def test_a_click_plays_the_clip_and_lists_neighbours(page, corpus):
     nearest = np.argsort(-np.where(overlaps, -2, similarity), kind="stable")[:10]
     shown = page.evaluate("[...$('neighbours').children].map((item) => item.textContent)")
     assert shown == [
-        f"{table['file'][row]} {table['start'][row]:.2f} to {table['end'][row]:.2f} s  {similarity[row]:.3f}"
+        f"{table['file'][row]} {table['start'][row]:.2f} to {table['end'][row]:.2f} s ({similarity[row]:.3f})"
         for row in nearest
     ]
     facts = page.evaluate("[...$('facts').rows].map((row) => [...row.cells].map((cell) => cell.textContent))")
     assert facts[2] == ["<b onmouseover=alert(3)>", table.iloc[0, 3]]
     page.evaluate("$('neighbours').querySelector('button').click()")
     assert page.evaluate("current") == nearest[0]
+
+
+def test_names_are_shown_without_the_folder_that_all_have(page):
+    def folder(*names):
+        return page.evaluate(f"commonFolder({json.dumps(names)})")
+
+    assert folder("/data/clips/a.wav", "/data/clips/b/c.wav") == "/data/clips/"
+    assert folder("C:\\clips\\a1.wav", "C:\\clips\\a2.wav") == "C:\\clips\\"
+    assert folder("clips/a.wav", "noise/a.wav") == folder("ab.wav", "a.wav") == folder() == ""
+    assert page.evaluate("$('neighbours').querySelector('button').title") == page.evaluate(
+        "fullName(nearestTo(current)[0])"
+    )
 
 
 def test_hovering_tells_the_file(page):

@@ -24,7 +24,9 @@ let selected = null;
 let haystack = null;
 let stopAt = Infinity;
 
-const nameOf = (row) => data.files.names[fileOf[row]];
+const fullName = (row) => data.files.names[fileOf[row]];
+const folder = commonFolder(data.files.names);
+const nameOf = (row) => fullName(row).slice(folder.length);
 const value = (column, row) =>
   column.codes ? column.values[column.codes[row]]
     : Number.isNaN(column.numbers[row]) ? "" : String(column.numbers[row]);
@@ -33,6 +35,13 @@ const seconds = (name, row) => (Number.isFinite(numberOf(name, row)) ? numberOf(
 const span = (row) => (data.hasSegments ? ` ${seconds("start", row)} to ${seconds("end", row)} s` : "");
 // plotly reads tags and entities in names of traces.
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;") || "(none)";
+
+// What all names begin with, up to a slash: it would fill the page and tell no clip from another.
+function commonFolder(names) {
+  let common = names[0] ?? "";
+  for (const name of names) while (!name.startsWith(common)) common = common.slice(0, -1);
+  return common.slice(0, Math.max(common.lastIndexOf("/"), common.lastIndexOf("\\")) + 1);
+}
 
 function canDraw() {
   const canvas = document.createElement("canvas");
@@ -87,13 +96,14 @@ function draw() {
   return Plotly.react($("map"), [...dots, ...rings], layout, config);
 }
 
-function items(list, rows, text) {
+function items(list, rows, note = () => "") {
   list.replaceChildren(...rows.map((row) => {
     const button = document.createElement("button");
-    button.textContent = text(row);
+    button.textContent = nameOf(row) + span(row);
+    button.title = fullName(row);
     button.addEventListener("click", () => choose(row));
     const item = document.createElement("li");
-    item.append(button);
+    item.append(button, note(row));
     return item;
   }));
 }
@@ -132,6 +142,7 @@ $("audio").addEventListener("error", () => {
 function choose(row) {
   current = row;
   $("name").textContent = nameOf(row) + span(row);
+  $("name").title = fullName(row);
   play(row);
   $("facts").replaceChildren(...columns.filter((column) => column.name !== "file").map((column) => {
     const line = document.createElement("tr");
@@ -141,8 +152,7 @@ function choose(row) {
   }));
   $("nearest").hidden = false;
   const near = nearestTo(row);
-  items($("neighbours"), near, (other) =>
-    `${nameOf(other)}${span(other)}  ${similarities[row * data.k + near.indexOf(other)].toFixed(3)}`);
+  items($("neighbours"), near, (other) => ` (${similarities[row * data.k + near.indexOf(other)].toFixed(3)})`);
   draw();
 }
 
@@ -151,7 +161,7 @@ function select(rows) {
   if (!rows) outline++;
   $("count").textContent = rows ? `${rows.length} of ${x.length} clips` : `${x.length} clips`;
   $("clear").hidden = $("export").hidden = $("chosen").hidden = !rows;
-  items($("selection"), (rows ?? []).slice(0, SHOWN), (row) => nameOf(row) + span(row));
+  items($("selection"), (rows ?? []).slice(0, SHOWN));
 }
 
 function search() {
