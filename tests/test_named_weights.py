@@ -243,6 +243,7 @@ def test_the_name_of_an_encoder_loads_its_bundled_weights(
 ) -> None:
     bundle(DEFAULT_NAME, 9)
     save_checkpoint(create_model("cvt"), tmp_path / "tree" / "small-cvt.safetensors")
+    monkeypatch.delitem(registry.DEFAULT_WEIGHTS, "cvt")
     with pytest.raises(CheckpointNotFoundError, match="no bundled weights of the encoder 'cvt', only"):
         load_model(model_name="cvt")
     monkeypatch.setitem(registry.DEFAULT_WEIGHTS, "cvt", "small-cvt")

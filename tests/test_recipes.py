@@ -3,6 +3,7 @@
 import runpy
 import sys
 
+import pandas
 import pytest
 import torch
 from parity_data import ROOT
@@ -42,3 +43,18 @@ def test_the_average_is_that_of_all_weights(tiny_checkpoint, tmp_path, monkeypat
     for name, values in mean.items():
         if values.is_floating_point():
             torch.testing.assert_close(values, (first[name] + second[name]) / 2)
+
+
+def test_learning_curves_show_every_weights_and_task(tmp_path, monkeypatch):
+    table = ROOT / "checkpoints" / "learning_curves.csv"
+    run("learning_curves.py", table, tmp_path / "curves.png", monkeypatch=monkeypatch)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    rows = pandas.read_csv(table)
+    figure = runpy.run_path(str(ROOT / "recipes" / "learning_curves.py"))["learning_curves"](rows)
+    assert [panel.get_title() for panel in figure.axes] == ["keywords", "emotions", "sounds"]
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == list(rows["weights"].unique())
+    for panel in figure.axes:
+        for name, line in zip(shown, panel.containers):
+            of_name = rows[rows["weights"] == name].groupby("crops")[panel.get_title()].mean()
+            assert list(line[0].get_ydata()) == pytest.approx(list(of_name))

@@ -15,6 +15,7 @@ from serab_byols.paths import path_text
 
 DEFAULT_WEIGHTS: dict[str, str] = {
     "default": "byols-audiontt-512-distilled",
+    "cvt": "byols-cvt-2048-distilled",
 }
 """What ``load_model(model_name=...)`` loads: by the encoder's name, that of a file in ``checkpoints/``, which
 the wheel contains. The first are the weights of ``load_model()``."""
