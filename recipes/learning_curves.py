@@ -7,6 +7,7 @@ several seeds is their mean, and its bars reach from the least to the most.
 from __future__ import annotations
 
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import pandas
@@ -23,7 +24,7 @@ def learning_curves(table: pandas.DataFrame) -> Figure:
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
     for task, panel in zip(tasks, panels):
-        for colour, (weights, rows) in zip(COLOURS, table.groupby("weights", sort=False)):
+        for colour, (weights, rows) in zip(cycle(COLOURS), table.groupby("weights", sort=False)):
             seeds = rows.groupby("crops")[task]
             mean = seeds.mean()
             reach = [mean - seeds.min(), seeds.max() - mean]

@@ -73,6 +73,14 @@ def test_a_card_has_command_commit_data_and_scores(path):
         assert word in card
 
 
+@pytest.mark.parametrize("kind", ["distilled", "scratch"])
+def test_the_wide_weights_are_of_the_stated_width(kind):
+    name = f"byols-audiontt-2048-{kind}"
+    assert serab_byols.load_model(name).embedding_size == 2048
+    card = (ROOT / "checkpoints" / f"{name}.md").read_text(encoding="utf-8")
+    assert re.search(r"recipes/widen\.py byols-audiontt-512-\S+ \S+ 2048", card)
+
+
 @pytest.mark.skipif(not EVAL.is_dir(), reason="the labelled recordings (../shared/data/eval) are not here")
 @pytest.mark.parametrize(("task", "at_least"), [("arabic_kws20", 0.86), ("emodb7_2s", 0.72)])
 def test_a_linear_probe_of_the_default_weights_reaches(task, at_least):

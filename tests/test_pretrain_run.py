@@ -268,6 +268,28 @@ def test_features_are_learned_beside(folder, weights, tmp_path, capsys):
     assert "features: not the same" in capsys.readouterr().err
 
 
+def test_contrastive_learning_resumes_exactly(folder, tmp_path):
+    options = ["--byol-weight", "0", "--contrastive-weight", "1", "--precision", "bf16-mixed"]
+    whole, stopped = tmp_path / "whole.safetensors", tmp_path / "stopped.safetensors"
+    assert train(folder, whole, *options) == EXIT_OK
+    assert train(folder, stopped, *options, "--minutes", "0") == EXIT_OK
+    assert len(losses_of(stopped)) < N_STEPS
+    assert train(folder, stopped, *options) == EXIT_OK
+    assert "contrastive" in log_of(whole)[0]
+    assert_same_training(stopped, whole)
+
+
+def test_a_training_begun_before_an_option_existed_resumes(folder, weights, capsys):
+    assert train(folder, weights, "--minutes", "0") == EXIT_OK
+    path = weights.with_suffix(".training.ckpt")
+    saved = torch.load(path, weights_only=True)
+    del saved["identity"]["config"]["contrastive_weight"]
+    torch.save(saved, path)
+    assert train(folder, weights, "--contrastive-weight", "1") == EXIT_USAGE
+    assert "contrastive_weight was 0.0, now 1.0" in capsys.readouterr().err
+    assert train(folder, weights) == EXIT_OK
+
+
 def test_hybrid_with_statistics_of_the_crops_resumes_exactly(folder, tmp_path):
     whole, stopped = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     options = ["--hybrid", "log-mel-statistics", "--steps", "4"]

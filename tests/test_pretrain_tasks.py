@@ -67,6 +67,14 @@ def test_the_contrastive_loss_is_small_for_equal_views_of_crops_that_differ():
     assert contrastive.loss([embedding, embedding]) < contrastive.loss([embedding, embedding.roll(1, 0)])
 
 
+def test_the_contrastive_loss_is_in_float32_in_mixed_precision():
+    contrastive, online = Contrastive(8), [torch.randn(16, 8) for _ in range(2)]
+    contrastive.projector = torch.nn.Identity()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = contrastive.loss(online)
+    torch.testing.assert_close(mixed, contrastive.loss(online), rtol=1e-6, atol=0)
+
+
 def test_contrastive_learning_has_two_views_and_no_target_network():
     config = PretrainConfig(
         encoder_config={"d": 8}, byol_weight=0, contrastive_weight=2, crop_s=0.32, batch_size=4

@@ -13,12 +13,12 @@ from parity_data import PUBLISHED_512
 from sounds import tone, voice, write
 
 import serab_byols
-from serab_byols import cli
+from serab_byols import cli, create_model
 from serab_byols.corpus.log_mel_statistics import N_STATISTICS
 from serab_byols.errors import AudioFileError, CheckpointNotFoundError, InvalidInputError, MissingExtraError
 from serab_byols.frontend import TorchFrontend
 from serab_byols.probe import as_json, as_text, draw_confusion, features, probe
-from serab_byols.probe.features import clip_statistics, random_model
+from serab_byols.probe.features import architecture, clip_statistics, random_model
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -231,6 +231,16 @@ def test_results_in_python(corpus, tiny_model, tiny_checkpoint, tmp_path):
 def test_the_same_seed_gives_the_same_report(corpus, tiny_model):
     one, two = (as_json(probe(corpus, [tiny_model], random=True, by="group", c=0.1)) for _ in range(2))
     assert one == two
+
+
+def test_an_architecture_is_named_by_what_is_not_as_usual():
+    named = {
+        architecture(create_model(name, **config)) for name, config in (("cvt", {}), ("default", {"d": 8}))
+    }
+    assert named == {"cvt", "default d=8"}
+    assert (
+        architecture(create_model("cvt", channels=(8, 8, 8), pool="max")) == "cvt channels=[8, 8, 8] pool=max"
+    )
 
 
 def test_random_baselines_are_seeded_and_one_an_architecture(corpus, tiny_model):

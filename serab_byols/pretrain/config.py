@@ -85,7 +85,7 @@ class PretrainConfig:
         post_norm: whether both views together are standardised before the networks.
         statistics: fixed mean and standard deviation of the log-mel; None to estimate them online.
         byol_weight: weight of BYOL's loss; 0: no target network.
-        contrastive_weight: weight of telling crops apart by their views (SimCLR, arXiv 2002.05709).
+        contrastive_weight: weight of the contrastive loss (SimCLR, arXiv 2002.05709); 0: none.
         hybrid_weight: weight of predicting features (arXiv 2203.16637); 0 without them.
         teacher_weight: weight of matching the embeddings of a teacher; 0 without one.
         teacher_time_step_weight: weight of matching its features per time step, before pooling, where

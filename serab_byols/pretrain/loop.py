@@ -125,7 +125,7 @@ def train(
                 progress.update(loss=f"{metrics['loss']:.4f}", spread=f"{metrics['spread']:.3f}")
                 n_collapsed = n_collapsed + 1 if metrics["spread"] < COLLAPSED_SPREAD else 0
                 if n_collapsed == _COLLAPSED_STEPS:
-                    reporting.message(_collapse_warning(row_step + 1))
+                    reporting.message(_collapse_warning(row_step + 1, network.byol is not None))
                 if not metrics["loss"] < float("inf"):
                     raise DivergedError(
                         f"the loss became {metrics['loss']} at step {row_step + 1}: try a lower learning rate"
@@ -149,11 +149,13 @@ def train(
     return done, signals.received
 
 
-def _collapse_warning(step: int) -> str:
+def _collapse_warning(step: int, has_target: bool) -> str:
+    advice = "a lower learning rate, larger batches, or an EMA decay closer to 1"
+    if not has_target:
+        advice = "a lower learning rate or larger batches"
     return (
         f"warning: at step {step} the embeddings have collapsed: their spread has been below "
-        f"{COLLAPSED_SPREAD:g} of their length for {_COLLAPSED_STEPS} steps. Try a lower learning rate, "
-        "larger batches, or an EMA decay closer to 1"
+        f"{COLLAPSED_SPREAD:g} of their length for {_COLLAPSED_STEPS} steps. Try {advice}"
     )
 
 

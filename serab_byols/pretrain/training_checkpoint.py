@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from serab_byols.atomic_write import atomic_write
 from serab_byols.errors import CheckpointError
+from serab_byols.pretrain.config import PretrainConfig
 
 DAMAGED = "is damaged and cannot be resumed from; --restart begins anew"
 """Said of a training checkpoint."""
@@ -46,10 +48,12 @@ def read_training(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(begun: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    # An option that there was not yet has its default, which changes nothing.
+    config = {field.name: field.default for field in fields(PretrainConfig)} | begun["config"]
     options = [
-        f"{name} was {begun['config'].get(name)!r}, now {value!r}"
+        f"{name} was {config[name]!r}, now {value!r}"
         for name, value in now["config"].items()
-        if begun["config"].get(name) != value
+        if config[name] != value
     ]
     sources = [f"{name}: not the same" for name in now if name != "config" and begun.get(name) != now[name]]
     return options + sources

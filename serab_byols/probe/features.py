@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -95,8 +96,14 @@ def random_model(like: ByolsModel, seed: int) -> ByolsModel:
 
 
 def architecture(model: ByolsModel) -> str:
-    """Name and configuration of the encoder, in short: ``default d=512``."""
-    return " ".join([model.encoder.name, *(f"{k}={v}" for k, v in model.encoder.config.items())])
+    """Name of the encoder, its width, and what else is not as usual, in short: ``default d=512``."""
+    usual = inspect.signature(type(model.encoder)).parameters
+    config = {
+        name: value
+        for name, value in model.encoder.config.items()
+        if name == "d" or (tuple(value) if isinstance(value, list) else value) != usual[name].default
+    }
+    return " ".join([model.encoder.name, *(f"{name}={value}" for name, value in config.items())])
 
 
 def log_mel_features() -> FeatureExtractor:
