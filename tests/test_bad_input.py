@@ -1,5 +1,6 @@
 """Bad and odd input gives a clear error or the right number, never a silently wrong one."""
 
+import functools
 import os
 import shutil
 import signal
@@ -305,7 +306,9 @@ def test_a_terminated_run_leaves_nothing_behind(tmp_path, number):
     for i in range(200):
         os.symlink(CLIP, tmp_path / f"{i}.flac")
     command = [sys.executable, "-m", "serab_byols", "embed", str(tmp_path), "-o", str(tmp_path / "out.npz")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # Under nohup it would be ignored, by this process and by those that it starts.
+    as_usual = functools.partial(signal.signal, number, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=as_usual) as process:
         while not list(tmp_path.glob(".out.npz.*.part")):
             assert process.poll() is None
             time.sleep(0.01)
