@@ -377,7 +377,13 @@ def test_collapse_is_warned_of(folder, weights, tmp_path, monkeypatch):
     config = replace(SMALL, steps=8, mixup_ratio=0, crop_scale=(1, 1), crop_virtual_time=1, dropout=0)
     messages = []
     pretrain([str(tmp_path / "a.wav")], weights, config, on_message=messages.append)
-    assert sum("at step 4 the embeddings have collapsed" in message for message in messages) == 1
+    (warning,) = [message for message in messages if "at step 4 the embeddings have collapsed" in message]
+    assert warning.endswith("or an EMA decay closer to 1")
+    messages.clear()
+    config = replace(config, byol_weight=0, contrastive_weight=1)  # without a target network
+    pretrain([str(tmp_path / "a.wav")], tmp_path / "c.safetensors", config, on_message=messages.append)
+    (warning,) = [message for message in messages if "at step 4 the embeddings have collapsed" in message]
+    assert warning.endswith("Try a lower learning rate or larger batches")
     messages.clear()
     pretrain([str(folder)], tmp_path / "b.safetensors", replace(SMALL, steps=8), on_message=messages.append)
     assert not any("collapsed" in message for message in messages)
